@@ -1,0 +1,312 @@
+//! Keys on secp256k1 and what they do: agree, sign, recover.
+
+use std::{fmt, str::FromStr};
+
+use hkdf::Hkdf;
+use k256::{
+    NonZeroScalar, ProjectivePoint,
+    ecdsa::{RecoveryId, Signature as EcdsaSignature, SigningKey, VerifyingKey},
+    elliptic_curve::{scalar::IsHigh, sec1::ToSec1Point},
+};
+use rand_core::CryptoRng;
+use sha2::Sha256;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::{
+    ethereum::Address,
+    seal::{OpenError, SessionKey},
+};
+
+/// A point on the curve that is not the one at infinity.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PublicKey(k256::PublicKey);
+
+/// Not the SEC 1 encoding of a public key on secp256k1.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("not a public key on secp256k1")]
+pub struct InvalidPublicKey;
+
+impl PublicKey {
+    /// Bytes of the compressed form.
+    pub const LEN: usize = 33;
+
+    /// The compressed form: parity, then x.
+    pub fn to_bytes(&self) -> [u8; Self::LEN] {
+        compressed(&self.0.to_projective())
+    }
+
+    /// The x coordinate, which P and -P share.
+    pub fn x(&self) -> [u8; 32] {
+        x_of(&self.to_bytes())
+    }
+
+    /// The Ethereum address of this key.
+    pub fn address(&self) -> Address {
+        let point = self.0.to_sec1_point(false);
+        let xy = point.as_bytes().last_chunk::<64>().unwrap_or(&[0; 64]);
+        Address::of_point(xy)
+    }
+}
+
+impl TryFrom<&[u8]> for PublicKey {
+    type Error = InvalidPublicKey;
+
+    /// 33 bytes compressed or 65 uncompressed, SEC 1 section 2.3.4; nothing else.
+    fn try_from(bytes: &[u8]) -> Result<Self, InvalidPublicKey> {
+        let form = match (bytes.len(), bytes.first()) {
+            (33, Some(2 | 3)) | (65, Some(4)) => k256::PublicKey::from_sec1_bytes(bytes),
+            _ => return Err(InvalidPublicKey),
+        };
+        form.map(Self).map_err(|_| InvalidPublicKey)
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = InvalidPublicKey;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPublicKey> {
+        Self::try_from(const_hex::decode(text).map_err(|_| InvalidPublicKey)?.as_slice())
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&const_hex::encode(self.to_bytes()))
+    }
+}
+
+/// A private key: a node's identity, a client's, or an ephemeral one. Wiped on drop, never printed.
+pub struct PrivateKey(SigningKey);
+
+/// Why a text is not a private key. Never holds any part of it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum InvalidPrivateKey {
+    /// Empty, as a failed command substitution leaves it.
+    #[error("the private key is empty")]
+    Empty,
+    /// Not 64 hex digits.
+    #[error("a private key is 64 hex digits, with or without 0x")]
+    Form,
+    /// Zero, or not below the order of the group.
+    #[error("the private key is zero or not below the group order of secp256k1")]
+    Range,
+}
+
+impl PrivateKey {
+    /// A key chosen at random.
+    pub fn random(rng: &mut impl CryptoRng) -> Self {
+        loop {
+            let mut bytes = Zeroizing::new([0; 32]);
+            rng.fill_bytes(&mut *bytes);
+            if let Ok(key) = Self::try_from(&*bytes) {
+                return key;
+            }
+        }
+    }
+
+    /// The public half.
+    pub fn public_key(&self) -> PublicKey {
+        PublicKey(self.0.verifying_key().into())
+    }
+
+    /// The Ethereum address of this key.
+    pub fn address(&self) -> Address {
+        self.public_key().address()
+    }
+
+    /// Diffie-Hellman with `their_key` (SEC 1 section 3.3.1, cofactor 1).
+    pub fn agree(&self, their_key: &PublicKey) -> Agreed {
+        let scalar: &NonZeroScalar = self.0.as_nonzero_scalar();
+        Agreed(compressed(&(their_key.0.to_projective() * scalar.as_ref())))
+    }
+
+    /// Signs a digest: RFC 6979, low s.
+    ///
+    /// # Errors
+    /// None that can be met in practice: the type of the ECDSA crate allows for one.
+    pub fn sign(&self, digest: &[u8; 32]) -> Result<Signature, InvalidSignature> {
+        let (signature, recovery) = self.0.sign_prehash_recoverable(digest);
+        let low = signature.normalize_s();
+        let flipped = low != signature;
+        let recovery = RecoveryId::new(recovery.is_y_odd() ^ flipped, recovery.is_x_reduced());
+        Signature::from_parts(low, recovery, V::Raw)
+    }
+
+    /// The secret as `0x` and 64 digits, for the file that its owner asked for.
+    pub fn to_secret_hex(&self) -> Zeroizing<String> {
+        let bytes = Zeroizing::new(<[u8; 32]>::from(self.0.to_bytes()));
+        let mut text = Zeroizing::new(String::with_capacity(66));
+        text.push_str("0x");
+        text.push_str(&Zeroizing::new(base16ct::lower::encode_string(&*bytes)));
+        text
+    }
+}
+
+impl TryFrom<&[u8; 32]> for PrivateKey {
+    type Error = InvalidPrivateKey;
+
+    fn try_from(bytes: &[u8; 32]) -> Result<Self, InvalidPrivateKey> {
+        SigningKey::from_slice(bytes).map(Self).map_err(|_| InvalidPrivateKey::Range)
+    }
+}
+
+impl FromStr for PrivateKey {
+    type Err = InvalidPrivateKey;
+
+    /// Reads hex without branches or table look-ups that depend on the digits.
+    fn from_str(text: &str) -> Result<Self, InvalidPrivateKey> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(InvalidPrivateKey::Empty);
+        }
+        let digits = text.strip_prefix("0x").unwrap_or(text);
+        let mut bytes = Zeroizing::new([0; 32]);
+        let read = base16ct::mixed::decode(digits, &mut *bytes).map_err(|_| InvalidPrivateKey::Form)?.len();
+        if read != 32 {
+            return Err(InvalidPrivateKey::Form);
+        }
+        Self::try_from(&*bytes)
+    }
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PrivateKey(..)")
+    }
+}
+
+/// The point that both sides of a Diffie-Hellman know. Wiped on drop.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct Agreed([u8; PublicKey::LEN]);
+
+/// Which bytes of the agreed point go into the key derivation.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum KeyMaterial {
+    /// The 32-byte x coordinate, as SEC 1 has it.
+    X,
+    /// The 33-byte compressed point, as JavaScript's libraries return it.
+    Point,
+}
+
+impl Agreed {
+    /// HKDF-SHA256 (RFC 5869) without salt and with empty info, 32 bytes.
+    ///
+    /// # Errors
+    /// None that can be met in practice: 32 bytes are far below HKDF's limit, and an output of zeros is as
+    /// likely as guessing the key.
+    pub fn derive(&self, material: KeyMaterial) -> Result<SessionKey, OpenError> {
+        let [_, x @ ..] = &self.0;
+        let ikm: &[u8] = match material {
+            KeyMaterial::X => x,
+            KeyMaterial::Point => &self.0,
+        };
+        let mut bytes = Zeroizing::new([0; SessionKey::LEN]);
+        Hkdf::<Sha256>::new(None, ikm).expand(&[], &mut *bytes).map_err(|_| OpenError)?;
+        SessionKey::take(&mut bytes).map_err(|_| OpenError)
+    }
+}
+
+impl fmt::Debug for Agreed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Agreed(..)")
+    }
+}
+
+/// A signature from which the signer's public key can be recovered; s is low (EIP-2).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Signature {
+    rs: EcdsaSignature,
+    recovery: RecoveryId,
+    v: V,
+}
+
+/// How the recovery id was written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum V {
+    /// 0 or 1.
+    Raw,
+    /// 27 or 28, as Ethereum's wallets write it.
+    Ethereum,
+}
+
+/// The signature is malformed, has a high s, or was not made by the claimed signer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the signature is not valid for the claimed signer")]
+pub struct InvalidSignature;
+
+impl Signature {
+    /// Bytes on the wire: r, s, v.
+    pub const LEN: usize = 65;
+
+    fn from_parts(rs: EcdsaSignature, recovery: RecoveryId, v: V) -> Result<Self, InvalidSignature> {
+        // k256 recovers from a high s without complaint; two encodings of one signature are one too many.
+        let high = bool::from(rs.s().is_high()) || recovery.is_x_reduced();
+        if high { Err(InvalidSignature) } else { Ok(Self { rs, recovery, v }) }
+    }
+
+    /// How v was written.
+    pub fn v(&self) -> V {
+        self.v
+    }
+
+    /// Whose signature over `digest` this is. There is always somebody: it proves nothing by itself.
+    ///
+    /// # Errors
+    /// [`InvalidSignature`] where no key could have made it.
+    pub fn recover(&self, digest: &[u8; 32]) -> Result<Address, InvalidSignature> {
+        let key = VerifyingKey::recover_from_prehash(digest, &self.rs, self.recovery)
+            .map_err(|_| InvalidSignature)?;
+        Ok(PublicKey(key.into()).address())
+    }
+
+    /// r, s, v as on the wire.
+    pub fn to_bytes(&self) -> [u8; Self::LEN] {
+        let v = match self.v {
+            V::Raw => self.recovery.to_byte(),
+            V::Ethereum => self.recovery.to_byte().saturating_add(27),
+        };
+        let mut bytes = [v; Self::LEN];
+        if let Some(rs) = bytes.first_chunk_mut::<64>() {
+            *rs = self.rs.to_bytes().into();
+        }
+        bytes
+    }
+
+    /// The same signature with v written as wallets do.
+    #[must_use]
+    pub fn with_v(self, v: V) -> Self {
+        Self { v, ..self }
+    }
+}
+
+impl TryFrom<&[u8]> for Signature {
+    type Error = InvalidSignature;
+
+    fn try_from(bytes: &[u8]) -> Result<Self, InvalidSignature> {
+        let (rs, v) = match bytes {
+            [rs @ .., v] if rs.len() == 64 => (rs, *v),
+            _ => return Err(InvalidSignature),
+        };
+        let (odd, v) = match v {
+            0 | 1 => (v == 1, V::Raw),
+            27 | 28 => (v == 28, V::Ethereum),
+            _ => return Err(InvalidSignature),
+        };
+        let rs = EcdsaSignature::from_slice(rs).map_err(|_| InvalidSignature)?;
+        Self::from_parts(rs, RecoveryId::new(odd, false), v)
+    }
+}
+
+fn compressed(point: &ProjectivePoint) -> [u8; PublicKey::LEN] {
+    let mut bytes = [0; PublicKey::LEN];
+    let point = point.to_affine().to_sec1_point(true);
+    if let Some(known) = point.as_bytes().first_chunk::<{ PublicKey::LEN }>() {
+        bytes = *known;
+    }
+    bytes
+}
+
+fn x_of(compressed: &[u8; PublicKey::LEN]) -> [u8; 32] {
+    let [_, x @ ..] = *compressed;
+    x
+}

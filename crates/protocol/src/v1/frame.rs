@@ -1,0 +1,563 @@
+//! Frames as they look on the wire. The only file that knows v1's field names and public hex.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{
+    aad::Aad,
+    error::{Code, DecodeError},
+    id::{Index, Nonce, SessionId},
+    identity::{PublicKey, Signature},
+    seal::Sealed,
+    v1::handshake::{InitContext, SessionInit},
+};
+
+/// Most bytes of a frame's `id`.
+const MAX_ID_LEN: usize = 256;
+
+/// What a reply repeats of the frame that it belongs to.
+#[derive(Clone, Debug, Default)]
+pub struct Echo {
+    /// The session that the frame named, where it named a well-formed one.
+    pub session_id: Option<SessionId>,
+    /// The frame's `id`, any JSON value, as it was written.
+    pub id: Option<Box<RawValue>>,
+}
+
+/// A frame that was refused before anything was done.
+#[derive(Debug)]
+pub struct Refusal {
+    /// What the `error` frame repeats.
+    pub echo: Echo,
+    /// Why.
+    pub error: DecodeError,
+}
+
+/// A frame that has the outer form of its type. Its payload is not looked at yet.
+#[derive(Debug)]
+pub struct Inbound<'a> {
+    /// What replies repeat.
+    pub echo: Echo,
+    /// The frame.
+    pub frame: ClientFrame<'a>,
+}
+
+/// Frames that a client may send.
+#[derive(Debug)]
+pub enum ClientFrame<'a> {
+    /// Opens, or re-keys, an encrypted session.
+    SessionInit(SessionId, RawInit<'a>),
+    /// A sealed request.
+    Message(SessionId, RawSealed<'a>),
+    /// Ends the running and queued answers of a session.
+    Cancel(SessionId),
+    /// Asks for a pong.
+    Ping,
+    /// Opens a plaintext session.
+    PlainInit(SessionId, InitContext),
+    /// A request in the clear: the JSON object, or the bare prompt.
+    PlainPrompt(SessionId, PlainRequest<'a>),
+}
+
+/// A request in the clear.
+#[derive(Debug)]
+pub enum PlainRequest<'a> {
+    /// The words alone.
+    Prompt(Cow<'a, str>),
+    /// A request object.
+    Object(&'a str),
+}
+
+/// The payload of a session init, unread.
+#[derive(Debug)]
+pub struct RawInit<'a>(Option<&'a RawValue>, InitContext);
+
+/// The payload of a sealed message, unread.
+#[derive(Debug)]
+pub struct RawSealed<'a>(Option<&'a RawValue>);
+
+#[derive(Deserialize)]
+struct WireFrame<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    session_id: Option<Cow<'a, str>>,
+    #[serde(rename = "sessionId", borrow)]
+    session_id_camel: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    job_id: Option<StringOrNumber>,
+    chain_id: Option<serde_json::Number>,
+    #[serde(borrow)]
+    payload: Option<&'a RawValue>,
+    #[serde(borrow)]
+    prompt: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    request: Option<&'a RawValue>,
+}
+
+/// A value that some clients write as text and some as a number.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum StringOrNumber {
+    /// As a number.
+    Number(serde_json::Number),
+    /// As text.
+    Text(String),
+}
+
+impl<'a> Inbound<'a> {
+    /// Reads the outer form of a text frame.
+    ///
+    /// # Errors
+    /// A [`Refusal`] that repeats whatever of `session_id` and `id` could be read.
+    pub fn decode(text: &'a str) -> Result<Self, Refusal> {
+        let malformed = |echo| Refusal { echo, error: DecodeError::Malformed };
+        let wire: WireFrame<'a> = object(text).map_err(|_| malformed(Echo::default()))?;
+        let mut echo = Echo::default();
+        if let Some(id) = wire.id {
+            if id.get().len() > MAX_ID_LEN {
+                return Err(malformed(echo));
+            }
+            echo.id = Some(id.to_owned());
+        }
+        let named = match (&wire.session_id, &wire.session_id_camel) {
+            (Some(one), Some(other)) if one != other => return Err(malformed(echo)),
+            (Some(text), _) | (None, Some(text)) => match SessionId::try_from(text.as_ref()) {
+                Ok(id) => Some(id),
+                Err(_) => return Err(malformed(echo)),
+            },
+            (None, None) => None,
+        };
+        echo.session_id.clone_from(&named);
+        match ClientFrame::read(wire, named) {
+            Ok(frame) => Ok(Self { echo, frame }),
+            Err(error) => Err(Refusal { echo, error }),
+        }
+    }
+}
+
+impl<'a> ClientFrame<'a> {
+    fn read(wire: WireFrame<'a>, named: Option<SessionId>) -> Result<Self, DecodeError> {
+        let kind = wire.kind.ok_or(DecodeError::Malformed)?;
+        let context = InitContext { job_id: wire.job_id, chain_id: wire.chain_id };
+        let named = named.ok_or(DecodeError::MissingSessionId);
+        match kind.as_ref() {
+            "ping" => Ok(Self::Ping),
+            "encrypted_session_init" => Ok(Self::SessionInit(named?, RawInit(wire.payload, context))),
+            "encrypted_message" => Ok(Self::Message(named?, RawSealed(wire.payload))),
+            "stream_cancel" => Ok(Self::Cancel(named?)),
+            "session_init" => Ok(Self::PlainInit(named?, context)),
+            "prompt" | "inference" => {
+                let id = named?;
+                let request = match (wire.request, wire.prompt) {
+                    (Some(object), _) if object.get().starts_with('{') => PlainRequest::Object(object.get()),
+                    (None, Some(prompt)) => PlainRequest::Prompt(prompt),
+                    (Some(_), _) => return Err(DecodeError::Malformed),
+                    (None, None) => return Err(DecodeError::MissingPayload),
+                };
+                Ok(Self::PlainPrompt(id, request))
+            }
+            _ => Err(DecodeError::UnknownType),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireInit<'a> {
+    #[serde(borrow)]
+    eph_pub_hex: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    ciphertext_hex: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    signature_hex: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    nonce_hex: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    aad_hex: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    salt_hex: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    info: Option<Cow<'a, str>>,
+}
+
+impl RawInit<'_> {
+    /// Reads the payload: presence, hex, lengths, the signature's form, and the point last, since it costs
+    /// most.
+    ///
+    /// # Errors
+    /// See [`crate::Error`]; nothing has been computed with the node's key yet.
+    pub fn read(self, id: SessionId) -> Result<SessionInit, crate::Error> {
+        let Self(payload, context) = self;
+        let wire: WireInit<'_> = payload_object(payload)?;
+        let ephemeral = bytes("ephPubHex", wire.eph_pub_hex)?;
+        let sealed = sealed(wire.ciphertext_hex, wire.nonce_hex)?;
+        let signature = bytes("signatureHex", wire.signature_hex)?;
+        let aad = match bytes("aadHex", wire.aad_hex)?.as_slice() {
+            [] => Aad::Empty,
+            b"session_init" => Aad::SessionInit,
+            _ => return Err(crate::seal::OpenError.into()),
+        };
+        let extended = wire.salt_hex.is_some() || wire.info.is_some();
+        let salt = wire.salt_hex.map_or(Ok(Vec::new()), |salt| hex("saltHex", &salt))?;
+        if !(salt.is_empty() || salt == [0; 32]) {
+            return Err(DecodeError::Payload("saltHex").into());
+        }
+        if wire.info.is_some_and(|info| !info.is_empty()) {
+            return Err(DecodeError::Payload("info").into());
+        }
+        let signature = Signature::try_from(signature.as_slice())?;
+        let ephemeral =
+            PublicKey::try_from(ephemeral.as_slice()).map_err(|_| DecodeError::Payload("ephPubHex"))?;
+        Ok(SessionInit { id, context, ephemeral, sealed, aad, signature, extended })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireSealed<'a> {
+    #[serde(borrow)]
+    ciphertext_hex: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    nonce_hex: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    aad_hex: Option<Cow<'a, str>>,
+}
+
+/// A sealed payload and the aad that its sender claims, which is compared and never used.
+#[derive(Debug)]
+pub struct SealedPayload {
+    /// What opens, or does not.
+    pub sealed: Sealed,
+    pub(crate) claimed_aad: Vec<u8>,
+}
+
+impl RawSealed<'_> {
+    /// Reads the payload.
+    ///
+    /// # Errors
+    /// What is missing, is not hex, or has the wrong size.
+    pub fn read(self) -> Result<SealedPayload, DecodeError> {
+        let wire: WireSealed<'_> = payload_object(self.0)?;
+        SealedPayload::from_wire(wire)
+    }
+}
+
+impl SealedPayload {
+    fn from_wire(wire: WireSealed<'_>) -> Result<Self, DecodeError> {
+        let sealed = sealed(wire.ciphertext_hex, wire.nonce_hex)?;
+        let claimed_aad = bytes("aadHex", wire.aad_hex)?;
+        Ok(Self { sealed, claimed_aad })
+    }
+}
+
+fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, DecodeError> {
+    // serde's derive reads a struct from an array too; the protocol has objects only.
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(DecodeError::Malformed);
+    }
+    serde_json::from_str(text).map_err(|_| DecodeError::Malformed)
+}
+
+fn payload_object<'a, T: Deserialize<'a>>(payload: Option<&'a RawValue>) -> Result<T, DecodeError> {
+    object(payload.ok_or(DecodeError::MissingPayload)?.get())
+}
+
+fn sealed(ciphertext: Option<Cow<'_, str>>, nonce: Option<Cow<'_, str>>) -> Result<Sealed, DecodeError> {
+    let ciphertext = bytes("ciphertextHex", ciphertext)?;
+    let nonce: [u8; Nonce::LEN] = bytes("nonceHex", nonce)?.try_into().map_err(|_| DecodeError::NonceSize)?;
+    Ok(Sealed { nonce: Nonce::from(nonce), ciphertext })
+}
+
+fn bytes(field: &'static str, text: Option<Cow<'_, str>>) -> Result<Vec<u8>, DecodeError> {
+    hex(field, &text.ok_or(DecodeError::MissingPayloadField(field))?)
+}
+
+fn hex(field: &'static str, text: &str) -> Result<Vec<u8>, DecodeError> {
+    const_hex::decode(text).map_err(|_| DecodeError::Hex(field))
+}
+
+/// Tokens of a request, as `stream_end` reports them. Not sealed: a v1 client cannot rely on them.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Usage {
+    /// Tokens of the prompt as the model saw it.
+    pub prompt_tokens: u32,
+    /// Tokens of the answer.
+    pub completion_tokens: u32,
+    /// Both.
+    pub total_tokens: u32,
+    /// Tokens that fit.
+    pub context_window_size: u32,
+}
+
+/// How a stream ended.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamEndReason {
+    /// The answer is whole, as far as v1 can tell.
+    Complete,
+    /// The client, or a newer connection of the same owner, ended it.
+    Cancelled,
+    /// It failed on the way; `code` says why.
+    Error,
+}
+
+/// A sealed payload as it is written.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WirePayload {
+    ciphertext_hex: String,
+    nonce_hex: String,
+    aad_hex: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<u64>,
+}
+
+impl WirePayload {
+    pub(crate) fn new(sealed: &Sealed, aad: Aad) -> Self {
+        let index = match aad {
+            Aad::Chunk(index) => Some(index.as_u64()),
+            Aad::Empty | Aad::SessionInit | Aad::Message(_) | Aad::Final => None,
+        };
+        Self {
+            ciphertext_hex: const_hex::encode(&sealed.ciphertext),
+            nonce_hex: const_hex::encode(sealed.nonce.as_bytes()),
+            aad_hex: const_hex::encode(aad.to_string()),
+            index,
+        }
+    }
+}
+
+/// Frames that a node sends.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "field for field the frames of docs/protocol.md, sections 1.2 to 1.4")]
+pub enum NodeFrame<'a> {
+    Connected {
+        message: &'a str,
+    },
+    SessionInitAck {
+        status: &'a str,
+        session_id: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        job_id: Option<StringOrNumber>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        chain_id: Option<serde_json::Number>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        client_address: Option<String>,
+        message: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        warning: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RawValue>,
+    },
+    EncryptedChunk {
+        session_id: &'a str,
+        tokens: u32,
+        payload: WirePayload,
+        index: u64,
+        #[serde(rename = "final", skip_serializing_if = "std::ops::Not::not")]
+        last: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RawValue>,
+    },
+    EncryptedResponse {
+        session_id: &'a str,
+        payload: WirePayload,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RawValue>,
+    },
+    StreamChunk {
+        session_id: &'a str,
+        content: &'a str,
+        tokens: u32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RawValue>,
+    },
+    StreamEnd {
+        session_id: &'a str,
+        reason: StreamEndReason,
+        finish_reason: &'a str,
+        tokens_used: u32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code: Option<Code>,
+        usage: Usage,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        dropped_messages: Option<usize>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RawValue>,
+    },
+    Pong,
+    Error {
+        code: Code,
+        message: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_after_ms: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        prompt_tokens: Option<u32>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        context_window_size: Option<u32>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        session_id: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RawValue>,
+    },
+}
+
+impl NodeFrame<'_> {
+    /// The text that goes on the wire.
+    pub fn encode(&self) -> String {
+        // Strings, numbers and raw JSON only: there is nothing here that serde_json can refuse.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// A frame that a node sent, as a client reads it.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "field for field the frames of docs/protocol.md, sections 1.2 to 1.4")]
+pub enum Reply {
+    Connected,
+    Ack {
+        session_id: String,
+        client_address: Option<String>,
+    },
+    Chunk {
+        session_id: String,
+        tokens: u32,
+        last: bool,
+        payload: SealedPayload,
+    },
+    Response {
+        session_id: String,
+        payload: SealedPayload,
+    },
+    StreamEnd {
+        session_id: String,
+        reason: StreamEndReason,
+        code: Option<String>,
+        usage: Option<Usage>,
+    },
+    Error {
+        session_id: Option<String>,
+        code: String,
+        message: String,
+        retry_after_ms: Option<u64>,
+    },
+    Pong,
+    /// A type that this version does not know; to be ignored.
+    Unknown,
+}
+
+#[derive(Deserialize)]
+struct WireReply<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    session_id: Option<String>,
+    client_address: Option<String>,
+    #[serde(default)]
+    tokens: u32,
+    #[serde(rename = "final", default)]
+    last: bool,
+    #[serde(borrow)]
+    payload: Option<&'a RawValue>,
+    reason: Option<StreamEndReason>,
+    code: Option<String>,
+    message: Option<String>,
+    retry_after_ms: Option<u64>,
+    usage: Option<Usage>,
+}
+
+impl Reply {
+    /// Reads a node's text frame.
+    ///
+    /// # Errors
+    /// [`DecodeError`] where it has not the form of its type.
+    pub fn decode(text: &str) -> Result<Self, DecodeError> {
+        let wire: WireReply<'_> = object(text)?;
+        let session_id = wire.session_id.ok_or(DecodeError::MissingSessionId);
+        Ok(match wire.kind.as_ref() {
+            "connected" => Self::Connected,
+            "pong" => Self::Pong,
+            "session_init_ack" => Self::Ack { session_id: session_id?, client_address: wire.client_address },
+            "encrypted_chunk" => Self::Chunk {
+                session_id: session_id?,
+                tokens: wire.tokens,
+                last: wire.last,
+                payload: RawSealed(wire.payload).read()?,
+            },
+            "encrypted_response" => {
+                Self::Response { session_id: session_id?, payload: RawSealed(wire.payload).read()? }
+            }
+            "stream_end" => Self::StreamEnd {
+                session_id: session_id?,
+                reason: wire.reason.ok_or(DecodeError::Malformed)?,
+                code: wire.code,
+                usage: wire.usage,
+            },
+            "error" => Self::Error {
+                session_id: session_id.ok(),
+                code: wire.code.ok_or(DecodeError::Malformed)?,
+                message: wire.message.unwrap_or_default(),
+                retry_after_ms: wire.retry_after_ms,
+            },
+            _ => Self::Unknown,
+        })
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WireInitPayload {
+    eph_pub_hex: String,
+    ciphertext_hex: String,
+    signature_hex: String,
+    nonce_hex: String,
+    aad_hex: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    salt_hex: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    info: Option<&'static str>,
+}
+
+/// The text of a client's session init.
+pub(crate) fn encode_init(init: &SessionInit) -> String {
+    let signature = const_hex::encode(init.signature.to_bytes());
+    let payload = WireInitPayload {
+        eph_pub_hex: init.ephemeral.to_string(),
+        ciphertext_hex: const_hex::encode(&init.sealed.ciphertext),
+        signature_hex: signature,
+        nonce_hex: const_hex::encode(init.sealed.nonce.as_bytes()),
+        aad_hex: const_hex::encode(init.aad.to_string()),
+        salt_hex: init.extended.then(|| "00".repeat(32)),
+        info: init.extended.then_some(""),
+    };
+    #[derive(Serialize)]
+    #[serde(tag = "type", rename = "encrypted_session_init")]
+    struct Frame<'a> {
+        session_id: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        job_id: Option<StringOrNumber>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        chain_id: Option<serde_json::Number>,
+        payload: WireInitPayload,
+    }
+    let context = init.context.clone();
+    let frame =
+        Frame { session_id: init.id.as_str(), job_id: context.job_id, chain_id: context.chain_id, payload };
+    serde_json::to_string(&frame).unwrap_or_default()
+}
+
+/// The text of a client's sealed message.
+pub(crate) fn encode_message(id: &SessionId, sealed: &Sealed, index: Index) -> String {
+    #[derive(Serialize)]
+    #[serde(tag = "type", rename = "encrypted_message")]
+    struct Frame<'a> {
+        session_id: &'a str,
+        payload: WirePayload,
+    }
+    let payload = WirePayload::new(sealed, Aad::Message(index));
+    serde_json::to_string(&Frame { session_id: id.as_str(), payload }).unwrap_or_default()
+}
