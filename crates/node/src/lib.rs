@@ -1,1 +1,18 @@
-//! In the making.
+//! The node: language-model answers over end-to-end encrypted WebSocket sessions.
+//!
+//! Read it in the order of the data: [`server`] accepts sockets, [`connection`] runs one socket to its end,
+//! [`crypto`] holds keys and sessions, [`answer`] turns a request into sealed chunks. The bytes on the wire
+//! are `fabstir_protocol`'s business, tokens are `fabstir_engine`'s.
+
+pub mod answer;
+pub mod config;
+pub mod connection;
+pub mod conversation;
+pub mod crypto;
+pub mod http;
+pub mod logging;
+pub mod metrics;
+pub mod model;
+pub mod node;
+pub mod server;
+mod websocket;

@@ -115,6 +115,7 @@ impl PrivateKey {
     }
 
     /// Diffie-Hellman with `their_key` (SEC 1 section 3.3.1, cofactor 1).
+    #[expect(clippy::arithmetic_side_effects, reason = "a group has no overflow")]
     pub fn agree(&self, their_key: &PublicKey) -> Agreed {
         let scalar: &NonZeroScalar = self.0.as_nonzero_scalar();
         Agreed(compressed(&(their_key.0.to_projective() * scalar.as_ref())))

@@ -53,6 +53,8 @@
 //! # }
 //! ```
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::as_conversions))]
+
 pub mod aad;
 pub mod error;
 pub mod ethereum;

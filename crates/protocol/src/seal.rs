@@ -9,8 +9,10 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 use crate::{aad::Aad, id::Nonce};
 
 /// The symmetric key of one session. No `Clone`, no serde, no printable `Debug`; wiped on drop.
+///
+/// On the heap, so that moving a session does not leave copies of its key behind.
 #[derive(Zeroize, ZeroizeOnDrop)]
-pub struct SessionKey([u8; Self::LEN]);
+pub struct SessionKey(Box<[u8; Self::LEN]>);
 
 /// A key of zeros is no key.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -23,8 +25,8 @@ impl SessionKey {
 
     /// A key chosen at random, as clients do.
     pub fn random(rng: &mut impl CryptoRng) -> Self {
-        let mut key = Self([0; Self::LEN]);
-        rng.fill_bytes(&mut key.0);
+        let mut key = Self(Box::new([0; Self::LEN]));
+        rng.fill_bytes(&mut *key.0);
         key
     }
 
@@ -33,7 +35,8 @@ impl SessionKey {
     /// # Errors
     /// [`ZeroKey`] for 32 zero bytes.
     pub fn take(bytes: &mut [u8; Self::LEN]) -> Result<Self, ZeroKey> {
-        let key = Self(*bytes);
+        let mut key = Self(Box::new([0; Self::LEN]));
+        key.0.copy_from_slice(bytes);
         bytes.zeroize();
         let any = key.0.iter().fold(0, |seen, byte| seen | byte);
         if any == 0 { Err(ZeroKey) } else { Ok(key) }
@@ -78,7 +81,7 @@ impl SessionKey {
     }
 
     fn cipher(&self) -> XChaCha20Poly1305 {
-        XChaCha20Poly1305::new(&self.0.into())
+        XChaCha20Poly1305::new((&*self.0).into())
     }
 }
 

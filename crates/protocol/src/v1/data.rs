@@ -73,7 +73,7 @@ impl TryFrom<&Plaintext> for SessionData {
             None => None,
         };
         let recovery_public_key = match wire.recovery_public_key {
-            Some(text) => Some(text.parse().map_err(|_| DecodeError::Payload("recoveryPublicKey"))?),
+            Some(text) => Some(compressed_key(&text).ok_or(DecodeError::Payload("recoveryPublicKey"))?),
             None => None,
         };
         let client_address = match wire.client_address {
@@ -89,6 +89,11 @@ impl TryFrom<&Plaintext> for SessionData {
             timestamp: wire.timestamp,
         })
     }
+}
+
+fn compressed_key(hex: &str) -> Option<PublicKey> {
+    let bytes: [u8; PublicKey::LEN] = const_hex::decode(hex).ok()?.try_into().ok()?;
+    PublicKey::try_from(bytes.as_slice()).ok()
 }
 
 /// 32 secret bytes read from hex without ever being a string of their own.

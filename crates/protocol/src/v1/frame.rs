@@ -93,7 +93,7 @@ struct WireFrame<'a> {
     #[serde(borrow)]
     payload: Option<&'a RawValue>,
     #[serde(borrow)]
-    prompt: Option<Cow<'a, str>>,
+    prompt: Option<&'a RawValue>,
     #[serde(borrow)]
     request: Option<&'a RawValue>,
 }
@@ -154,7 +154,11 @@ impl<'a> ClientFrame<'a> {
                 let id = named?;
                 let request = match (wire.request, wire.prompt) {
                     (Some(object), _) if object.get().starts_with('{') => PlainRequest::Object(object.get()),
-                    (None, Some(prompt)) => PlainRequest::Prompt(prompt),
+                    (None, Some(prompt)) => {
+                        let words: String =
+                            serde_json::from_str(prompt.get()).map_err(|_| DecodeError::Malformed)?;
+                        PlainRequest::Prompt(Cow::Owned(words))
+                    }
                     (Some(_), _) => return Err(DecodeError::Malformed),
                     (None, None) => return Err(DecodeError::MissingPayload),
                 };
@@ -202,8 +206,8 @@ impl RawInit<'_> {
             _ => return Err(crate::seal::OpenError.into()),
         };
         let extended = wire.salt_hex.is_some() || wire.info.is_some();
-        let salt = wire.salt_hex.map_or(Ok(Vec::new()), |salt| hex("saltHex", &salt))?;
-        if !(salt.is_empty() || salt == [0; 32]) {
+        let salt = wire.salt_hex.map(|salt| hex("saltHex", &salt)).transpose()?;
+        if salt.is_some_and(|salt| salt != [0; 32]) {
             return Err(DecodeError::Payload("saltHex").into());
         }
         if wire.info.is_some_and(|info| !info.is_empty()) {
@@ -457,10 +461,9 @@ struct WireReply<'a> {
     kind: Cow<'a, str>,
     session_id: Option<String>,
     client_address: Option<String>,
-    #[serde(default)]
-    tokens: u32,
-    #[serde(rename = "final", default)]
-    last: bool,
+    tokens: Option<u32>,
+    #[serde(rename = "final")]
+    last: Option<bool>,
     #[serde(borrow)]
     payload: Option<&'a RawValue>,
     reason: Option<StreamEndReason>,
@@ -484,8 +487,8 @@ impl Reply {
             "session_init_ack" => Self::Ack { session_id: session_id?, client_address: wire.client_address },
             "encrypted_chunk" => Self::Chunk {
                 session_id: session_id?,
-                tokens: wire.tokens,
-                last: wire.last,
+                tokens: wire.tokens.unwrap_or_default(),
+                last: wire.last.unwrap_or_default(),
                 payload: RawSealed(wire.payload).read()?,
             },
             "encrypted_response" => {

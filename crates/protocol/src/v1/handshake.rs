@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How far a timestamp may be from the node's clock, in seconds.
-const TIMESTAMP_WINDOW: u64 = 300;
+pub(crate) const TIMESTAMP_WINDOW: u64 = 300;
 
 /// What an init says in the clear beside its payload; echoed in the ack, used for nothing.
 #[derive(Clone, Debug, Default)]

@@ -1,5 +1,6 @@
 //! What a node remembers so that one init opens one session. Holds 16-byte HMACs under a secret of the
-//! process, never keys or nonces. The clock is an argument: seconds of any epoch that only goes forward.
+//! process, never keys or nonces. The clock is an argument: unix seconds, since timestamps
+//! are compared with it, that only go forward.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -14,7 +15,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::{
     error::ReplayError,
-    v1::handshake::{Established, Owner},
+    v1::handshake::{Established, Owner, TIMESTAMP_WINDOW},
 };
 
 /// Keys the HMACs of one process, so that what is remembered says nothing outside of it.
@@ -117,8 +118,8 @@ impl InitMemoryLimits {
 
 /// Least seconds that an init is remembered.
 const LEAST_SECONDS: u64 = 600;
-/// Seconds that an init is remembered past its timestamp.
-const PAST_TIMESTAMP_SECONDS: u64 = 300;
+/// Seconds that an init is remembered past its timestamp: the last second in which it would be fresh, and one.
+const PAST_TIMESTAMP_SECONDS: u64 = TIMESTAMP_WINDOW + 1;
 
 /// A conversation, as far as this memory tells them apart. The caller never uses a number twice.
 pub type ConversationNumber = u64;
@@ -323,8 +324,9 @@ mod tests {
         let frame = fixture.init(Some(1000));
         fixture.admit(&frame, 1, 0).unwrap();
         fixture.memory.conversation_ended(1, 0);
-        assert_eq!(fixture.admit(&frame, 2, 1299), Err(ReplayError::Init.into()));
-        assert_eq!(fixture.admit(&frame, 2, 1300), Ok(()));
+        assert_eq!(fixture.established(&frame).check_time(1300, None), Ok(()), "it is still fresh");
+        assert_eq!(fixture.admit(&frame, 2, 1300), Err(ReplayError::Init.into()));
+        assert_eq!(fixture.admit(&frame, 2, 1301), Ok(()));
     }
 
     #[test]

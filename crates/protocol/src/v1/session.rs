@@ -129,6 +129,12 @@ impl ClientSession {
         Self { id, key, next: Some(Index::default()) }
     }
 
+    /// A session under a known key, for tests that read the vectors.
+    #[doc(hidden)]
+    pub fn with_key(id: SessionId, key: SessionKey) -> Self {
+        Self::new(id, key)
+    }
+
     /// The session's name.
     pub fn id(&self) -> &SessionId {
         &self.id

@@ -1,0 +1,385 @@
+//! One message's way to its answer: wait for its turn, ask the engine, seal what comes, say how it ended.
+
+use std::{sync::Arc, time::Duration};
+
+use fabstir_engine::{
+    Failure, FinishReason, Generation, Message, Output, Overflow, Prompt, Refused, Request, Role, Sampling, Text,
+};
+use fabstir_protocol::{
+    Code,
+    id::SessionId,
+    seal::{SealError, Words},
+    v1::{
+        AnswerSealer, Echo, NodeFrame, PromptRequest, RequestMessage, RequestPrompt, Role as SpokenBy,
+        SamplingFields, StreamEndReason, Usage,
+    },
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, Interval, MissedTickBehavior, interval_at},
+};
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+use crate::{crypto::Running, metrics, node};
+
+/// What goes out to the socket.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// A text frame.
+    Frame(String),
+    /// The end of the connection, with its reason.
+    Close(CloseReason),
+}
+
+/// Why the node ends a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CloseReason {
+    /// Too many frames in a row did not open.
+    TooManyFailures,
+    /// The node goes away.
+    GoingAway,
+    /// Nothing was heard for too long.
+    Silent,
+}
+
+/// How the pieces of an answer go out.
+#[derive(Debug)]
+pub enum Channel {
+    /// Sealed, under the key that opened the message.
+    Sealed(AnswerSealer),
+    /// In the clear.
+    Plain,
+}
+
+/// One message that was opened and waits for its answer.
+#[derive(Debug)]
+pub struct Job {
+    /// What all connections share.
+    pub node: Arc<node::Node>,
+    /// The session at work; dropped last.
+    pub running: Running,
+    /// What replies repeat.
+    pub echo: Echo,
+    /// What was asked.
+    pub request: PromptRequest,
+    /// How the answer goes out.
+    pub channel: Channel,
+    /// Where it goes out.
+    pub out: mpsc::Sender<Outgoing>,
+    /// Ends it early.
+    pub cancel: CancellationToken,
+    /// Closed when the answer before this one has ended.
+    pub before: Option<oneshot::Receiver<()>>,
+    /// Who asks, as the engine tells clients apart.
+    pub client: u64,
+}
+
+/// Why an answer stopped before its end.
+enum Stopped {
+    Cancelled,
+    Failed(Fault),
+    /// The connection is gone: there is nobody to tell.
+    Gone,
+}
+
+/// What is told of a failure.
+struct Fault {
+    code: Code,
+    prompt_tokens: Option<u32>,
+}
+
+impl From<Code> for Fault {
+    fn from(code: Code) -> Self {
+        Self { code, prompt_tokens: None }
+    }
+}
+
+impl From<Refused> for Fault {
+    fn from(refused: Refused) -> Self {
+        Self::from(match refused {
+            Refused::Busy => Code::NodeBusy,
+            Refused::ModelNotFound => Code::ModelNotFound,
+            Refused::Stopping => Code::Draining,
+        })
+    }
+}
+
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::PromptTooLong { prompt_tokens, .. } => {
+                Self { code: Code::TokenLimitExceeded, prompt_tokens: Some(prompt_tokens) }
+            }
+            Failure::Template => Code::InvalidPayload.into(),
+            Failure::Engine => Code::EngineFailed.into(),
+        }
+    }
+}
+
+impl From<SealError> for Stopped {
+    fn from(SealError: SealError) -> Self {
+        Self::Failed(Code::EncryptionFailed.into())
+    }
+}
+
+/// An answer on its way out.
+struct Answer {
+    id: SessionId,
+    echo: Echo,
+    channel: Channel,
+    out: mpsc::Sender<Outgoing>,
+    cancel: CancellationToken,
+    ticks: Interval,
+    asked_at: Instant,
+    /// Whether a first chunk went out: from then on, failure is told inside the stream.
+    began: bool,
+    words: Zeroizing<String>,
+    usage: Usage,
+    dropped: usize,
+}
+
+impl Job {
+    /// Runs until the answer has ended. Dropping the future ends it too, silently.
+    pub async fn run(self) {
+        let Self { node, running, echo, request, channel, out, cancel, before, client } = self;
+        let context_window_size = node.engine.models().first().map_or(0, |model| model.context_window);
+        let mut answer = Answer {
+            id: running.live().id().clone(),
+            echo,
+            channel,
+            out,
+            cancel,
+            ticks: ticks(node.config.keep_alive),
+            asked_at: Instant::now(),
+            began: false,
+            words: Zeroizing::new(String::new()),
+            usage: Usage { context_window_size, ..Usage::default() },
+            dropped: 0,
+        };
+        let (request, asked) = prepare(&node, &running, request, client);
+        let ended = answer.produce(&node, before, request).await;
+        if let (Some(asked), false) = (asked, answer.words.is_empty()) {
+            let answered = Words::from(std::mem::take(&mut *answer.words));
+            running.live().conversation().add(asked, answered, answer.dropped);
+        }
+        answer.finish(ended).await;
+    }
+}
+
+impl Answer {
+    async fn produce(
+        &mut self,
+        node: &node::Node,
+        before: Option<oneshot::Receiver<()>>,
+        request: Request,
+    ) -> Result<FinishReason, Stopped> {
+        if let Some(before) = before {
+            self.wait(before).await?;
+        }
+        if self.cancel.is_cancelled() {
+            return Err(Stopped::Cancelled);
+        }
+        let generation = node.engine.submit(request).map_err(|refused| Stopped::Failed(refused.into()))?;
+        self.stream(generation).await
+    }
+
+    /// Waits for the answer before this one, and lets the client know that it is not forgotten.
+    async fn wait(&mut self, mut before: oneshot::Receiver<()>) -> Result<(), Stopped> {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return Err(Stopped::Cancelled),
+                () = self.out.closed() => return Err(Stopped::Gone),
+                _ = &mut before => return Ok(()),
+                _ = self.ticks.tick() => self.chunk("", 0).await?,
+            }
+        }
+    }
+
+    async fn stream(&mut self, mut generation: Generation) -> Result<FinishReason, Stopped> {
+        let mut first = true;
+        loop {
+            let output = tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return Err(Stopped::Cancelled),
+                () = self.out.closed() => return Err(Stopped::Gone),
+                output = generation.outputs.recv() => output.unwrap_or(Output::Failed(Failure::Engine)),
+                _ = self.ticks.tick() => {
+                    self.chunk("", 0).await?;
+                    continue;
+                }
+            };
+            match output {
+                Output::Started { prompt_tokens, dropped_messages } => {
+                    self.usage.prompt_tokens = prompt_tokens;
+                    self.dropped = dropped_messages;
+                }
+                Output::Text { text, tokens } => {
+                    if std::mem::take(&mut first) {
+                        metrics::first_token(self.asked_at.elapsed());
+                    }
+                    self.usage.completion_tokens = self.usage.completion_tokens.saturating_add(tokens);
+                    self.words.push_str(text.as_str());
+                    self.chunk(text.as_str(), tokens).await?;
+                }
+                Output::Finished { reason, usage } => {
+                    self.usage.prompt_tokens = usage.prompt_tokens;
+                    self.usage.completion_tokens = usage.completion_tokens;
+                    return Ok(reason);
+                }
+                Output::Failed(failure) => return Err(Stopped::Failed(failure.into())),
+            }
+        }
+    }
+
+    /// Seals and sends a piece. Waits for a slow reader, but not past a cancel.
+    async fn chunk(&mut self, text: &str, tokens: u32) -> Result<(), Stopped> {
+        let frame = self.chunk_frame(text, tokens, false)?;
+        self.began = true;
+        self.ticks.reset();
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(Stopped::Cancelled),
+            sent = self.out.send(Outgoing::Frame(frame)) => sent.map_err(|_| Stopped::Gone),
+        }
+    }
+
+    fn chunk_frame(&mut self, text: &str, tokens: u32, last: bool) -> Result<String, SealError> {
+        let (session_id, id) = (self.id.as_str(), self.echo.id.as_deref());
+        Ok(match &mut self.channel {
+            Channel::Sealed(sealer) => {
+                let (index, payload) = sealer.chunk(text, &mut node::rng())?;
+                NodeFrame::EncryptedChunk { session_id, tokens, payload, index, last, id }.encode()
+            }
+            Channel::Plain => NodeFrame::StreamChunk { session_id, content: text, tokens, id }.encode(),
+        })
+    }
+
+    /// Tells the client how the answer ended.
+    async fn finish(mut self, ended: Result<FinishReason, Stopped>) {
+        self.usage.total_tokens = self.usage.prompt_tokens.saturating_add(self.usage.completion_tokens);
+        let (reason, finish_reason, fault) = match ended {
+            Ok(FinishReason::Stop) => (StreamEndReason::Complete, "stop", None),
+            Ok(FinishReason::Length) => (StreamEndReason::Complete, "length", None),
+            Err(Stopped::Cancelled) => (StreamEndReason::Cancelled, "cancelled", None),
+            Err(Stopped::Failed(fault)) => (StreamEndReason::Error, "error", Some(fault)),
+            Err(Stopped::Gone) => (StreamEndReason::Cancelled, "disconnected", None),
+        };
+        let usage = self.usage;
+        metrics::answer(finish_reason, usage.prompt_tokens, usage.completion_tokens, self.asked_at.elapsed());
+        if let Some(fault) = &fault {
+            metrics::refused(fault.code);
+            tracing::debug!(code = fault.code.as_str(), "answer failed");
+        }
+        if finish_reason == "disconnected" {
+            return;
+        }
+        let frames = match fault {
+            Some(fault) if !self.began => vec![self.error_frame(&fault)],
+            fault => self.last_frames(reason, finish_reason, fault.map(|fault| fault.code)),
+        };
+        for frame in frames {
+            if self.out.send(Outgoing::Frame(frame)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn error_frame(&self, fault: &Fault) -> String {
+        let context_window_size = fault.prompt_tokens.map(|_| self.usage.context_window_size);
+        NodeFrame::Error {
+            code: fault.code,
+            message: fault.code.meaning(),
+            retry_after_ms: None,
+            prompt_tokens: fault.prompt_tokens,
+            context_window_size,
+            session_id: Some(self.id.as_str()),
+            id: self.echo.id.as_deref(),
+        }
+        .encode()
+    }
+
+    fn last_frames(&mut self, reason: StreamEndReason, finish_reason: &str, code: Option<Code>) -> Vec<String> {
+        let mut frames = Vec::with_capacity(3);
+        if matches!(self.channel, Channel::Sealed(_)) {
+            if code.is_none() {
+                frames.extend(self.chunk_frame("", 0, true).ok());
+            }
+            let channel = std::mem::replace(&mut self.channel, Channel::Plain);
+            if let Channel::Sealed(sealer) = channel
+                && let Ok(payload) = sealer.finish(finish_reason, &mut node::rng())
+            {
+                let (session_id, id) = (self.id.as_str(), self.echo.id.as_deref());
+                frames.push(NodeFrame::EncryptedResponse { session_id, payload, id }.encode());
+            }
+        }
+        let end = NodeFrame::StreamEnd {
+            session_id: self.id.as_str(),
+            reason,
+            finish_reason,
+            tokens_used: self.usage.completion_tokens,
+            code,
+            usage: self.usage,
+            dropped_messages: (self.dropped > 0).then_some(self.dropped),
+            id: self.echo.id.as_deref(),
+        };
+        frames.push(end.encode());
+        frames
+    }
+}
+
+fn ticks(every: Duration) -> Interval {
+    let start = Instant::now().checked_add(every).unwrap_or_else(Instant::now);
+    let mut ticks = interval_at(start, every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// The engine's request, and the words to remember where the node keeps the conversation.
+fn prepare(node: &node::Node, running: &Running, request: PromptRequest, client: u64) -> (Request, Option<Words>) {
+    let system = node.config.default_system_prompt.as_deref();
+    let PromptRequest { prompt, model, max_tokens, sampling, stop } = request;
+    let (messages, overflow, asked) = match prompt {
+        RequestPrompt::Turn(words) => {
+            (running.live().conversation().with(system, &words), Overflow::DropOldest, Some(words))
+        }
+        RequestPrompt::Messages(messages) => (stateless(system, messages), Overflow::Refuse, None),
+    };
+    let most = node.config.max_tokens_per_request;
+    let max_tokens = match (max_tokens, most) {
+        (Some(asked), Some(most)) => Some(asked.min(most)),
+        (asked, most) => asked.or(most),
+    };
+    let prompt = Prompt::Chat(messages);
+    (Request { model, prompt, overflow, sampling: merge(&sampling), max_tokens, stop, client }, asked)
+}
+
+fn stateless(system: Option<&str>, messages: Vec<RequestMessage>) -> Vec<Message> {
+    let has_system = messages.iter().any(|message| message.role == SpokenBy::System);
+    let default = system.filter(|_| !has_system).map(|words| Message { role: Role::System, content: Text::from(words) });
+    let said = messages.into_iter().map(|message| Message {
+        role: match message.role {
+            SpokenBy::System => Role::System,
+            SpokenBy::User => Role::User,
+            SpokenBy::Assistant => Role::Assistant,
+            SpokenBy::Tool => Role::Tool,
+        },
+        content: Text::from(message.content.as_str()),
+    });
+    default.into_iter().chain(said).collect()
+}
+
+fn merge(fields: &SamplingFields) -> Sampling {
+    let default = Sampling::default();
+    Sampling {
+        temperature: fields.temperature.unwrap_or(default.temperature),
+        top_p: fields.top_p.unwrap_or(default.top_p),
+        top_k: fields.top_k.unwrap_or(default.top_k),
+        min_p: fields.min_p.unwrap_or(default.min_p),
+        repeat_penalty: fields.repeat_penalty.unwrap_or(default.repeat_penalty),
+        frequency_penalty: fields.frequency_penalty.unwrap_or(default.frequency_penalty),
+        presence_penalty: fields.presence_penalty.unwrap_or(default.presence_penalty),
+        seed: fields.seed,
+    }
+}

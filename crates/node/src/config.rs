@@ -1,0 +1,505 @@
+//! What was typed ([`Args`]), and what it means ([`Config`]). The environment is an argument.
+
+use std::{
+    collections::{HashMap, HashSet},
+    ffi::OsString,
+    fmt,
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroU64, NonZeroUsize},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use fabstir_protocol::ethereum::Address;
+use zeroize::Zeroizing;
+
+use crate::{
+    crypto::{InvalidNodeKey, NodeKey, StoreLimits, TestKeys},
+    model::ModelSource,
+};
+
+/// The one setting that is no flag, because flags show in the process list.
+pub const HOST_PRIVATE_KEY: &str = "HOST_PRIVATE_KEY";
+
+const AFTER_HELP: &str = "\
+Every flag is also an environment variable: --listen-addr is LISTEN_ADDR. A flag wins over the environment, \
+the environment over a file .env in the working directory.
+
+HOST_PRIVATE_KEY, in the environment only: the node's identity, 0x and 64 hex digits. Without it the node \
+serves plaintext and refuses encrypted frames. Make one with: openssl rand -hex 32";
+
+/// Serve a language model over end-to-end encrypted WebSocket sessions.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "fabstir-llm-node", version, after_help = AFTER_HELP, args_override_self = true)]
+pub struct Args {
+    /// Address and port to listen on
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen_addr: SocketAddr,
+    /// GGUF file to serve
+    #[arg(long)]
+    model_path: Option<PathBuf>,
+    /// Model to serve: `default` (fetched once), a path, or hf:owner/repo/file.gguf
+    #[arg(long)]
+    model: Option<String>,
+    /// Who computes; echo repeats the prompt and is for testing clients only
+    #[arg(long, value_enum, default_value = "llama")]
+    engine: EngineKind,
+    /// Seconds that an idle session keeps its key
+    #[arg(long, value_name = "SECONDS", default_value = "3600")]
+    session_key_ttl_seconds: NonZeroU64,
+    /// Seconds that a conversation may last in all
+    #[arg(long, value_name = "SECONDS", default_value = "86400")]
+    session_max_seconds: NonZeroU64,
+    /// Seconds that a conversation outlives its connection; 0 ends it with the connection
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    conversation_grace_seconds: u64,
+    /// Answers computed side by side
+    #[arg(long, default_value = "4")]
+    max_sequences: NonZeroU32,
+    /// Tokens of prompt and answer together that one sequence may hold
+    #[arg(long, default_value = "2048")]
+    context_tokens: NonZeroU32,
+    /// Threads that compute; by default what this process may use
+    #[arg(long)]
+    threads: Option<NonZeroU32>,
+    /// Most answer tokens of a request, whatever it asks for; by default what the context holds
+    #[arg(long)]
+    max_tokens_per_request: Option<NonZeroU32>,
+    /// Instructions for the model where a request brings none
+    #[arg(long)]
+    default_system_prompt: Option<String>,
+    /// Serve plaintext frames although there is a key
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    allow_plaintext: bool,
+    /// Refuse to start without a key
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    require_encryption: bool,
+    /// Refuse session inits without a timestamp, and those from before the node's start
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    require_init_timestamp: bool,
+    /// Accept private keys that are published in documentation
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    allow_test_keys: bool,
+    /// Challenges that are signed: on (with context), legacy (any, a signing oracle: see docs/api.md), off
+    #[arg(long, value_enum, default_value = "on")]
+    challenge: ChallengeMode,
+    /// Chain that acks name where the client names none
+    #[arg(long)]
+    chain_id: Option<u64>,
+    /// Origins whose pages may connect, beside the node's own; comma-separated
+    #[arg(long, value_delimiter = ',', value_name = "ORIGINS")]
+    allowed_origins: Vec<String>,
+    /// Ethereum addresses of the clients that may open sessions; comma-separated, all if not set
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESSES")]
+    allowed_clients: Vec<String>,
+    /// Requests that may wait for the model
+    #[arg(long, default_value = "256")]
+    max_waiting: NonZeroUsize,
+    /// Messages of one session that may wait for its running answer
+    #[arg(long, default_value = "8")]
+    max_queued_messages: NonZeroUsize,
+    /// Sockets that may be open
+    #[arg(long, default_value = "1024")]
+    max_connections: NonZeroUsize,
+    /// Sessions that may be held
+    #[arg(long, default_value = "10000")]
+    max_sessions: NonZeroUsize,
+    /// Sessions of one connection
+    #[arg(long, default_value = "64")]
+    max_sessions_per_connection: NonZeroUsize,
+    /// Session inits that one network (IPv4 address, IPv6 /64) may send in a minute
+    #[arg(long, default_value = "600")]
+    inits_per_minute: NonZeroU32,
+    /// Challenges that one network may have signed in a minute
+    #[arg(long, default_value = "30")]
+    challenges_per_minute: NonZeroU32,
+    /// Largest frame, in bytes
+    #[arg(long, value_name = "BYTES", default_value = "1048576")]
+    max_frame_bytes: NonZeroUsize,
+    /// Seconds that a client may leave its answers unread
+    #[arg(long, value_name = "SECONDS", default_value = "30")]
+    send_timeout_seconds: NonZeroU64,
+    /// Seconds that running answers get to finish on SIGTERM
+    #[arg(long, value_name = "SECONDS", default_value = "30")]
+    drain_seconds: u64,
+    /// What is logged, as tracing's EnvFilter has it
+    #[arg(long, default_value = "info")]
+    rust_log: String,
+    /// How it is logged
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+/// Who computes the answers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum EngineKind {
+    /// A GGUF model with llama.cpp.
+    Llama,
+    /// Nobody: the prompt comes back.
+    Echo,
+}
+
+/// Which challenges are signed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum ChallengeMode {
+    /// Those that name the context.
+    On,
+    /// Those of old clients too.
+    Legacy,
+    /// None.
+    Off,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Which pages may connect, beside the node's own.
+#[derive(Clone, Debug, Default)]
+pub struct Origins(HashSet<String>);
+
+impl Origins {
+    /// Whether `origin` may talk to a node that was addressed as `host`. Programs that are no browsers send no
+    /// origin.
+    pub fn admit(&self, origin: Option<&str>, host: Option<&str>) -> bool {
+        let Some(origin) = origin else { return true };
+        let authority = origin.split_once("://").map(|(_, authority)| authority);
+        (authority.is_some() && authority == host) || self.0.contains(origin)
+    }
+}
+
+/// What the node runs with: parsed, complete, built once.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is explained at the flag of the same name")]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub model: ModelSource,
+    pub engine: EngineKind,
+    pub store: StoreLimits,
+    pub sweep_interval: Duration,
+    pub max_sequences: u32,
+    pub context_tokens: u32,
+    pub threads: Option<u32>,
+    pub max_waiting: usize,
+    pub max_tokens_per_request: Option<u32>,
+    pub default_system_prompt: Option<String>,
+    pub allow_plaintext: bool,
+    pub require_init_timestamp: bool,
+    pub challenge: ChallengeMode,
+    pub chain_id: Option<u64>,
+    pub allowed_origins: Origins,
+    /// `None` admits everybody.
+    pub allowed_clients: Option<HashSet<Address>>,
+    pub max_queued_messages: usize,
+    pub max_connections: usize,
+    pub inits_per_minute: NonZeroU32,
+    pub challenges_per_minute: NonZeroU32,
+    pub max_frame_bytes: usize,
+    pub send_timeout: Duration,
+    pub drain: Duration,
+    /// How long a waiting client is left without a frame.
+    pub keep_alive: Duration,
+    /// How often an idle connection is pinged; after three silent ones it is closed.
+    pub ping_interval: Duration,
+    /// How long a request's header may take.
+    pub header_timeout: Duration,
+    pub rust_log: String,
+    pub log_format: LogFormat,
+}
+
+/// Why the node does not start.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of each says it")]
+pub enum ConfigError {
+    #[error("{HOST_PRIVATE_KEY}: {0}")]
+    Key(#[from] InvalidNodeKey),
+    #[error("{setting} needs {HOST_PRIVATE_KEY}, which is not set")]
+    NeedsKey { setting: &'static str },
+    #[error("{one} and {other} contradict each other: set one of them")]
+    Contradiction { one: &'static str, other: &'static str },
+    #[error("SESSION_MAX_SECONDS is less than SESSION_KEY_TTL_SECONDS: an idle session would outlive the longest one")]
+    MaxBelowTtl,
+    #[error("MAX_TOKENS_PER_REQUEST is more than CONTEXT_TOKENS, which holds prompt and answer together")]
+    MaxTokensAboveContext,
+    #[error("ALLOWED_CLIENTS: {0:?} is not an Ethereum address")]
+    ClientAddress(String),
+    #[error("ALLOWED_ORIGINS: {0:?} is not an origin like https://example.org")]
+    Origin(String),
+    #[error("MODEL: {0:?} is not `default`, a path, or hf:owner/repo/file.gguf")]
+    Model(String),
+    #[error("{path} holds {HOST_PRIVATE_KEY} and can be read by others; run: chmod 600 {path}")]
+    EnvFileMode { path: String },
+    #[error("{path} cannot be read: {reason}")]
+    EnvFile { path: String, reason: String },
+}
+
+impl Args {
+    /// Reads flags, and the environment where a flag is missing.
+    ///
+    /// # Errors
+    /// clap's, which also carries `--help` and `--version`.
+    pub fn read(
+        argv: impl IntoIterator<Item = OsString>,
+        env: &impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, clap::Error> {
+        let mut argv = argv.into_iter();
+        let program = argv.next().unwrap_or_else(|| OsString::from("fabstir-llm-node"));
+        let mut command = Self::command();
+        command.build();
+        let from_env = command.get_arguments().filter_map(|arg| {
+            let flag = arg.get_long().filter(|flag| !matches!(*flag, "help" | "version"))?;
+            let value = env(&flag.to_uppercase().replace('-', "_")).filter(|value| !value.is_empty())?;
+            Some(OsString::from(format!("--{flag}={value}")))
+        });
+        let all: Vec<_> = [program].into_iter().chain(from_env).chain(argv).collect();
+        Self::from_arg_matches(&Self::command().try_get_matches_from(all)?)
+    }
+
+    /// Says what the settings mean together.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: a setting that means nothing, or two that contradict each other.
+    pub fn resolve(self, env: impl Fn(&str) -> Option<String>) -> Result<(Config, Option<NodeKey>), ConfigError> {
+        let test_keys = if self.allow_test_keys { TestKeys::Allowed } else { TestKeys::Refused };
+        let key = match env(HOST_PRIVATE_KEY).map(Zeroizing::new) {
+            Some(text) => Some(NodeKey::read(&text, test_keys)?),
+            None => None,
+        };
+        self.refuse_contradictions(key.is_some())?;
+        let allowed_clients = clients(&self.allowed_clients)?;
+        let store = StoreLimits {
+            sessions: self.max_sessions.get(),
+            per_connection: self.max_sessions_per_connection.get(),
+            ttl: Duration::from_secs(self.session_key_ttl_seconds.get()),
+            session_max: Duration::from_secs(self.session_max_seconds.get()),
+            grace: Duration::from_secs(self.conversation_grace_seconds),
+        };
+        let config = Config {
+            listen: self.listen_addr,
+            model: ModelSource::read(self.model_path, self.model.as_deref()).map_err(ConfigError::Model)?,
+            engine: self.engine,
+            store,
+            sweep_interval: Duration::from_secs(1),
+            max_sequences: self.max_sequences.get(),
+            context_tokens: self.context_tokens.get(),
+            threads: self.threads.map(NonZeroU32::get),
+            max_waiting: self.max_waiting.get(),
+            max_tokens_per_request: self.max_tokens_per_request.map(NonZeroU32::get),
+            default_system_prompt: self.default_system_prompt,
+            allow_plaintext: self.allow_plaintext,
+            require_init_timestamp: self.require_init_timestamp,
+            challenge: self.challenge,
+            chain_id: self.chain_id,
+            allowed_origins: origins(self.allowed_origins)?,
+            allowed_clients,
+            max_queued_messages: self.max_queued_messages.get(),
+            max_connections: self.max_connections.get(),
+            inits_per_minute: self.inits_per_minute,
+            challenges_per_minute: self.challenges_per_minute,
+            max_frame_bytes: self.max_frame_bytes.get(),
+            send_timeout: Duration::from_secs(self.send_timeout_seconds.get()),
+            drain: Duration::from_secs(self.drain_seconds),
+            keep_alive: Duration::from_secs(20),
+            ping_interval: Duration::from_secs(15),
+            header_timeout: Duration::from_secs(10),
+            rust_log: self.rust_log,
+            log_format: self.log_format,
+        };
+        Ok((config, key))
+    }
+
+    fn refuse_contradictions(&self, has_key: bool) -> Result<(), ConfigError> {
+        let allow_list = !self.allowed_clients.is_empty();
+        let need_key = [
+            ("REQUIRE_ENCRYPTION", self.require_encryption),
+            ("ALLOWED_CLIENTS", allow_list),
+            ("REQUIRE_INIT_TIMESTAMP", self.require_init_timestamp),
+        ];
+        if let Some((setting, _)) = need_key.into_iter().find(|(_, set)| *set && !has_key) {
+            return Err(ConfigError::NeedsKey { setting });
+        }
+        let pairs = [
+            ("ALLOW_PLAINTEXT", self.allow_plaintext, "REQUIRE_ENCRYPTION", self.require_encryption),
+            ("ALLOW_PLAINTEXT", self.allow_plaintext, "ALLOWED_CLIENTS", allow_list),
+            ("MODEL_PATH", self.model_path.is_some(), "MODEL", self.model.is_some()),
+            ("ENGINE=echo", self.engine == EngineKind::Echo, "MODEL", self.model.is_some()),
+            ("ENGINE=echo", self.engine == EngineKind::Echo, "MODEL_PATH", self.model_path.is_some()),
+        ];
+        if let Some((one, _, other, _)) = pairs.into_iter().find(|(_, one, _, other)| *one && *other) {
+            return Err(ConfigError::Contradiction { one, other });
+        }
+        if self.session_max_seconds < self.session_key_ttl_seconds {
+            return Err(ConfigError::MaxBelowTtl);
+        }
+        if self.max_tokens_per_request.is_some_and(|most| most > self.context_tokens) {
+            return Err(ConfigError::MaxTokensAboveContext);
+        }
+        Ok(())
+    }
+}
+
+fn clients(listed: &[String]) -> Result<Option<HashSet<Address>>, ConfigError> {
+    let read = |text: &String| text.trim().parse().map_err(|_| ConfigError::ClientAddress(text.clone()));
+    let addresses: HashSet<Address> = listed.iter().map(read).collect::<Result<_, _>>()?;
+    Ok((!addresses.is_empty()).then_some(addresses))
+}
+
+fn origins(listed: Vec<String>) -> Result<Origins, ConfigError> {
+    let is_origin = |text: &str| {
+        text.split_once("://").is_some_and(|(scheme, host)| {
+            !scheme.is_empty() && !host.is_empty() && !host.contains(['/', '?', '#', '*', ' '])
+        })
+    };
+    match listed.iter().find(|text| !is_origin(text.trim())) {
+        Some(wrong) => Err(ConfigError::Origin(wrong.clone())),
+        None => Ok(Origins(listed.iter().map(|text| text.trim().to_owned()).collect())),
+    }
+}
+
+/// What a `.env` file sets. Its secrets are wiped on drop.
+#[derive(Default)]
+pub struct EnvFile(HashMap<String, Zeroizing<String>>);
+
+impl EnvFile {
+    /// Reads `path` if it is there.
+    ///
+    /// # Errors
+    /// [`ConfigError::EnvFileMode`] where it holds the key and others may read it, [`ConfigError::EnvFile`]
+    /// where it cannot be read.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let shown = || path.display().to_string();
+        let entries = match dotenvy::from_path_iter(path) {
+            Ok(entries) => entries,
+            Err(error) if error.not_found() => return Ok(Self::default()),
+            Err(_) => return Err(ConfigError::EnvFile { path: shown(), reason: "it cannot be opened".into() }),
+        };
+        let mut settings = HashMap::new();
+        for entry in entries {
+            // dotenvy's own error quotes the line, which may be the key.
+            let (name, value) = entry.map_err(|_| ConfigError::EnvFile {
+                path: shown(),
+                reason: "a line is not of the form NAME=value".into(),
+            })?;
+            settings.insert(name, Zeroizing::new(value));
+        }
+        if settings.contains_key(HOST_PRIVATE_KEY) && others_may_read(path) {
+            return Err(ConfigError::EnvFileMode { path: shown() });
+        }
+        Ok(Self(settings))
+    }
+
+    /// The value of `name`.
+    pub fn get(&self, name: &str) -> Option<String> {
+        self.0.get(name).map(|value| String::clone(value))
+    }
+}
+
+impl fmt::Debug for EnvFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+fn others_may_read(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::metadata(path).is_ok_and(|data| data.permissions().mode() & 0o077 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690e";
+
+    fn resolve(flags: &[&str], env: &[(&str, &str)]) -> Result<(Config, Option<NodeKey>), ConfigError> {
+        let lookup = |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        let argv = ["node"].iter().chain(flags).map(OsString::from);
+        Args::read(argv, &lookup).unwrap().resolve(lookup)
+    }
+
+    fn sentence(flags: &[&str], env: &[(&str, &str)]) -> String {
+        resolve(flags, env).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_environment_and_the_environment_over_the_default() {
+        assert_eq!(resolve(&[], &[]).unwrap().0.listen.to_string(), "127.0.0.1:8080");
+        let env = [("LISTEN_ADDR", "127.0.0.1:1"), ("SESSION_KEY_TTL_SECONDS", "7"), ("ALLOW_PLAINTEXT", "true")];
+        let (config, _) = resolve(&["--listen-addr", "127.0.0.1:2"], &env).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:2");
+        assert_eq!(config.store.ttl, Duration::from_secs(7));
+        assert!(config.allow_plaintext);
+        assert!(!resolve(&["--allow-plaintext=false"], &env).unwrap().0.allow_plaintext);
+    }
+
+    #[test]
+    fn contradictions_stop_the_start_with_a_sentence() {
+        let key = ("HOST_PRIVATE_KEY", KEY);
+        let test = ("ALLOW_TEST_KEYS", "true");
+        assert_eq!(
+            sentence(&["--allow-plaintext", "--require-encryption"], &[key, test]),
+            "ALLOW_PLAINTEXT and REQUIRE_ENCRYPTION contradict each other: set one of them"
+        );
+        let clients = ("ALLOWED_CLIENTS", "0x0000000000000000000000000000000000000001");
+        assert!(sentence(&["--allow-plaintext"], &[key, test, clients]).contains("ALLOWED_CLIENTS"));
+        assert!(sentence(&[], &[clients]).contains("needs HOST_PRIVATE_KEY"));
+        assert!(sentence(&["--require-encryption"], &[]).contains("needs HOST_PRIVATE_KEY"));
+        assert!(sentence(&["--model", "default", "--model-path", "x.gguf"], &[]).contains("MODEL_PATH and MODEL"));
+        assert!(sentence(&["--session-max-seconds", "10"], &[]).starts_with("SESSION_MAX_SECONDS"));
+        assert!(sentence(&["--max-tokens-per-request", "9999"], &[]).starts_with("MAX_TOKENS_PER_REQUEST"));
+        assert!(sentence(&["--allowed-clients", "0x12"], &[key, test]).contains("0x12"));
+        assert!(sentence(&["--allowed-origins", "*"], &[]).contains("ALLOWED_ORIGINS"));
+    }
+
+    #[test]
+    fn an_empty_key_is_a_mistake_and_not_plaintext_mode() {
+        assert_eq!(sentence(&[], &[("HOST_PRIVATE_KEY", "")]), "HOST_PRIVATE_KEY: the private key is empty");
+        assert!(resolve(&[], &[]).unwrap().1.is_none());
+    }
+
+    #[test]
+    fn a_ttl_of_zero_is_refused() {
+        let lookup = |name: &str| (name == "SESSION_KEY_TTL_SECONDS").then(|| "0".to_owned());
+        assert!(Args::read([OsString::from("node")], &lookup).is_err());
+    }
+
+    #[test]
+    fn a_published_key_stops_the_start_without_being_shown() {
+        let shown = sentence(&[], &[("HOST_PRIVATE_KEY", KEY)]);
+        assert!(shown.contains("ALLOW_TEST_KEYS") && !shown.contains("59c6"), "{shown}");
+    }
+
+    #[test]
+    fn an_env_file_with_the_key_must_be_private() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".env");
+        assert_eq!(EnvFile::read(&path).unwrap().get("X"), None);
+        std::fs::write(&path, format!("X=1\nHOST_PRIVATE_KEY={KEY}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let refused = EnvFile::read(&path).unwrap_err().to_string();
+        assert!(refused.contains("chmod 600") && !refused.contains("59c6"), "{refused}");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let file = EnvFile::read(&path).unwrap();
+        assert_eq!(file.get("X").as_deref(), Some("1"));
+        assert!(!format!("{file:?}").contains("59c6"));
+        std::fs::write(&path, format!("HOST_PRIVATE_KEY={KEY}'\n")).unwrap();
+        assert!(!EnvFile::read(&path).unwrap_err().to_string().contains("59c6"));
+    }
+
+    #[test]
+    fn an_origin_is_the_nodes_own_or_listed() {
+        let origins = origins(vec!["https://app.example".into()]).unwrap();
+        assert!(origins.admit(None, Some("node:8080")));
+        assert!(origins.admit(Some("http://node:8080"), Some("node:8080")));
+        assert!(origins.admit(Some("https://app.example"), Some("node:8080")));
+        assert!(!origins.admit(Some("https://evil.example"), Some("node:8080")));
+        assert!(!origins.admit(Some("null"), None));
+    }
+}

@@ -1,0 +1,505 @@
+//! One socket from its first frame to its last. It owns the sessions that it opened; when it ends, they end.
+
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::SystemTime};
+
+use fabstir_protocol::{
+    Code, Error,
+    error::Retry,
+    id::SessionId,
+    seal::Words,
+    v1::{
+        ClientFrame, Echo, Inbound, InitContext, Network, NodeFrame, PlainRequest, PromptRequest, RawInit,
+        RawSealed, Refusal,
+    },
+};
+use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout},
+};
+use tokio_tungstenite::tungstenite::{
+    self, Message,
+    protocol::{CloseFrame, frame::coding::CloseCode},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    answer::{Channel, CloseReason, Job, Outgoing},
+    crypto::{self, ConnectionId, LiveSession, OpenRefused},
+    metrics,
+    node::Node,
+    websocket::{self, Socket},
+};
+
+/// Frames in a row that may fail to open before the connection is closed.
+const MAX_FAILURES: u32 = 16;
+/// Frames that wait for a slow socket. Small, so that back-pressure reaches the engine soon.
+const OUTGOING: usize = 32;
+/// Silent pings before a peer counts as gone.
+const SILENT_PINGS: u32 = 3;
+
+/// What a connection does with the frames that it reads. Knows no socket: frames come in by
+/// [`Connection::receive`], replies and answers go out by the channel.
+#[derive(Debug)]
+pub struct Connection {
+    node: Arc<Node>,
+    id: ConnectionId,
+    peer: IpAddr,
+    out: mpsc::Sender<Outgoing>,
+    lanes: HashMap<SessionId, Lane>,
+    answers: TaskTracker,
+    gone: CancellationToken,
+    failures: u32,
+    warned_of_plaintext: bool,
+}
+
+/// The answers of one session id: one runs, the others wait in order.
+#[derive(Debug)]
+struct Lane {
+    cancel: CancellationToken,
+    last: Option<oneshot::Receiver<()>>,
+    places: Arc<tokio::sync::Semaphore>,
+}
+
+/// A refusal as it is told.
+#[derive(Debug)]
+struct Told {
+    code: Code,
+    retry_after_ms: Option<u64>,
+}
+
+impl From<Code> for Told {
+    fn from(code: Code) -> Self {
+        Self { code, retry_after_ms: None }
+    }
+}
+
+impl From<&Error> for Told {
+    fn from(error: &Error) -> Self {
+        Code::from(error).into()
+    }
+}
+
+impl Connection {
+    /// A connection from `peer` whose frames go out by the receiver.
+    pub fn new(node: Arc<Node>, peer: IpAddr) -> (Self, mpsc::Receiver<Outgoing>) {
+        let (out, outgoing) = mpsc::channel(OUTGOING);
+        let connection = Self {
+            id: node.next_connection(),
+            gone: node.stopping.child_token(),
+            node,
+            peer,
+            out,
+            lanes: HashMap::new(),
+            answers: TaskTracker::new(),
+            failures: 0,
+            warned_of_plaintext: false,
+        };
+        (connection, outgoing)
+    }
+
+    /// What a client hears first.
+    pub async fn greet(&self) {
+        let message = concat!("fabstir-llm-node ", env!("CARGO_PKG_VERSION"));
+        self.send(&NodeFrame::Connected { message }).await;
+    }
+
+    /// Does what a text frame asks.
+    pub async fn receive(&mut self, text: &str) {
+        match Inbound::decode(text) {
+            Ok(Inbound { echo, frame }) => {
+                let result = self.dispatch(&echo, frame).await;
+                if let Err(told) = result {
+                    self.refuse(&echo, told).await;
+                }
+            }
+            Err(Refusal { echo, error }) => self.refuse(&echo, Told::from(&Error::from(error))).await,
+        }
+        if self.failures >= MAX_FAILURES {
+            tracing::debug!(peer = %self.peer, "closing: too many frames in a row did not open");
+            let _ = self.out.send(Outgoing::Close(CloseReason::TooManyFailures)).await;
+        }
+    }
+
+    /// Answers a binary frame, which version 1 does not have.
+    pub async fn receive_binary(&self) {
+        self.refuse(&Echo::default(), Code::MalformedFrame.into()).await;
+    }
+
+    async fn dispatch(&mut self, echo: &Echo, frame: ClientFrame<'_>) -> Result<(), Told> {
+        match frame {
+            ClientFrame::Ping => {
+                self.send(&NodeFrame::Pong).await;
+                Ok(())
+            }
+            ClientFrame::Cancel(id) => {
+                self.cancel(&id);
+                Ok(())
+            }
+            ClientFrame::SessionInit(id, raw) => {
+                let opened = self.open_session(id, raw);
+                metrics::session_init(opened.as_ref().err().map(|told| told.code));
+                self.acknowledge(opened?, echo).await;
+                Ok(())
+            }
+            ClientFrame::Message(id, raw) => {
+                let opened = self.open_message(&id, raw, echo);
+                metrics::message(opened.as_ref().err().map(|told| told.code));
+                opened
+            }
+            ClientFrame::PlainInit(id, context) => self.open_plaintext(id, context, echo).await,
+            ClientFrame::PlainPrompt(id, request) => self.plain_prompt(&id, &request, echo),
+        }
+    }
+
+    fn open_session(&mut self, id: SessionId, raw: RawInit<'_>) -> Result<Opened, Told> {
+        let key = self.node.key.as_ref().ok_or(Code::EncryptionNotSupported)?;
+        self.refuse_while_draining()?;
+        let network = Network::from(self.peer);
+        self.node.inits.check(network).map_err(|wait| Told {
+            code: Code::RateLimited,
+            retry_after_ms: Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1)),
+        })?;
+        let established = self.counted(crypto::open_init(key.private(), id, raw, self.peer))?;
+        let not_before = self.node.config.require_init_timestamp.then(|| self.node.clock.unix_at_start());
+        established.check_time(unix_now(), not_before).map_err(|error| Told::from(&Error::from(error)))?;
+        let owner = established.owner;
+        if let Some(allowed) = &self.node.config.allowed_clients
+            && !allowed.contains(&owner.address())
+        {
+            return Err(Code::ClientNotAllowed.into());
+        }
+        let context = established.context.clone();
+        let live = self
+            .node
+            .sessions
+            .open(established, self.id, network, Instant::now())
+            .map_err(|refused| told_of(&refused))?;
+        Ok(Opened { live, context, warning: None })
+    }
+
+    async fn open_plaintext(&mut self, id: SessionId, context: InitContext, echo: &Echo) -> Result<(), Told> {
+        self.admit_plaintext(&id)?;
+        self.refuse_while_draining()?;
+        let warning = "plaintext sessions are deprecated: anybody on the way can read them";
+        let opened = self.node.sessions.open_plaintext(id, self.id, Instant::now());
+        let live = opened.map_err(|refused| told_of(&refused))?;
+        self.acknowledge(Opened { live, context, warning: Some(warning) }, echo).await;
+        Ok(())
+    }
+
+    async fn acknowledge(&self, opened: Opened, echo: &Echo) {
+        let Opened { live, context, warning } = opened;
+        let chain_id = context.chain_id.or_else(|| self.node.config.chain_id.map(serde_json::Number::from));
+        let frame = NodeFrame::SessionInitAck {
+            status: "success",
+            session_id: live.id().as_str(),
+            job_id: context.job_id,
+            chain_id,
+            client_address: live.owner().map(|owner| owner.address().to_string()),
+            message: if live.is_plaintext() { "plaintext session opened" } else { "encrypted session opened" },
+            warning,
+            id: echo.id.as_deref(),
+        };
+        self.send(&frame).await;
+    }
+
+    fn open_message(&mut self, id: &SessionId, raw: RawSealed<'_>, echo: &Echo) -> Result<(), Told> {
+        if self.node.key.is_none() {
+            return Err(Code::EncryptionNotSupported.into());
+        }
+        let live = self.session(id).filter(|live| !live.is_plaintext()).ok_or(Code::SessionKeyNotFound)?;
+        self.refuse_while_draining()?;
+        // A place first, so that a message that cannot be queued spends neither index nor nonce.
+        let place = self.place(id)?;
+        let opened = crypto::open_message(&live, raw, self.peer);
+        let (plaintext, sealer) = self.counted(opened)?;
+        let request = PromptRequest::read(plaintext.as_bytes()).map_err(|error| Told::from(&Error::from(error)))?;
+        self.start(live, request, Channel::Sealed(sealer), echo, place);
+        Ok(())
+    }
+
+    fn plain_prompt(&mut self, id: &SessionId, request: &PlainRequest<'_>, echo: &Echo) -> Result<(), Told> {
+        self.admit_plaintext(id)?;
+        let live = self.session(id).ok_or(Code::SessionKeyNotFound)?;
+        self.refuse_while_draining()?;
+        if !std::mem::replace(&mut self.warned_of_plaintext, true) {
+            tracing::warn!(peer = %self.peer, "this connection sends prompts in plaintext");
+        }
+        let place = self.place(id)?;
+        let request = match request {
+            PlainRequest::Prompt(words) => PromptRequest::bare(Words::from(words.as_ref())),
+            PlainRequest::Object(json) => {
+                PromptRequest::read(json.as_bytes()).map_err(|error| Told::from(&Error::from(error)))?
+            }
+        };
+        self.start(live, request, Channel::Plain, echo, place);
+        Ok(())
+    }
+
+    /// Whether a plaintext frame may name `id`.
+    fn admit_plaintext(&self, id: &SessionId) -> Result<(), Told> {
+        let held_encrypted = self.session(id).is_some_and(|live| !live.is_plaintext());
+        if held_encrypted || !self.node.serves_plaintext() {
+            return Err(Code::PlaintextDisabled.into());
+        }
+        Ok(())
+    }
+
+    fn session(&self, id: &SessionId) -> Option<Arc<LiveSession>> {
+        self.node.sessions.session(self.id, id, Instant::now())
+    }
+
+    fn refuse_while_draining(&self) -> Result<(), Told> {
+        if self.node.draining.is_cancelled() { Err(Code::Draining.into()) } else { Ok(()) }
+    }
+
+    /// Counts frames that do not open, in a row.
+    fn counted<T>(&mut self, opened: Result<T, Error>) -> Result<T, Told> {
+        match &opened {
+            Ok(_) => self.failures = 0,
+            Err(Error::Open(_)) => self.failures = self.failures.saturating_add(1),
+            Err(_) => {}
+        }
+        opened.map_err(|error| Told::from(&error))
+    }
+
+    /// A place in the queue of a session's answers: the running one and MAX_QUEUED_MESSAGES behind it.
+    fn place(&mut self, id: &SessionId) -> Result<tokio::sync::OwnedSemaphorePermit, Told> {
+        self.lanes.retain(|_, lane| lane.is_busy());
+        let places = self.node.config.max_queued_messages.saturating_add(1);
+        let gone = &self.gone;
+        let lane = self.lanes.entry(id.clone()).or_insert_with(|| Lane {
+            cancel: gone.child_token(),
+            last: None,
+            places: Arc::new(tokio::sync::Semaphore::new(places)),
+        });
+        Arc::clone(&lane.places).try_acquire_owned().map_err(|_| Code::NodeBusy.into())
+    }
+
+    fn start(
+        &mut self,
+        live: Arc<LiveSession>,
+        request: PromptRequest,
+        channel: Channel,
+        echo: &Echo,
+        place: tokio::sync::OwnedSemaphorePermit,
+    ) {
+        let Some(lane) = self.lanes.get_mut(live.id()) else { return };
+        let (done, next) = oneshot::channel();
+        let client = match live.owner() {
+            Some(owner) => self.node.client_number(owner.address()),
+            None => self.node.client_number(Network::from(self.peer)),
+        };
+        let (lane_cancel, ended) = (lane.cancel.clone(), live.ended().clone());
+        let cancel = lane_cancel.child_token();
+        let job = Job {
+            running: self.node.sessions.begin(live, self.id, Instant::now()),
+            node: Arc::clone(&self.node),
+            echo: echo.clone(),
+            request,
+            channel,
+            out: self.out.clone(),
+            cancel: cancel.clone(),
+            before: lane.last.replace(next),
+            client,
+        };
+        let gone = self.gone.clone();
+        self.answers.spawn(async move {
+            let watch = async {
+                ended.cancelled().await;
+                cancel.cancel();
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                biased;
+                () = gone.cancelled() => {}
+                () = job.run() => {}
+                () = watch => {}
+            }
+            drop(place);
+            drop(done);
+        });
+    }
+
+    /// Ends the running and the queued answers of a session.
+    fn cancel(&mut self, id: &SessionId) {
+        if let Some(lane) = self.lanes.get_mut(id) {
+            let cancelled = std::mem::replace(&mut lane.cancel, self.gone.child_token());
+            cancelled.cancel();
+        }
+    }
+
+    async fn refuse(&self, echo: &Echo, told: Told) {
+        metrics::refused(told.code);
+        tracing::debug!(code = told.code.as_str(), peer = %self.peer, "frame refused");
+        let message = match told.code.retry() {
+            Retry::Init => format!("{}; open the session anew", told.code.meaning()),
+            Retry::Later => format!("{}; try again later", told.code.meaning()),
+            Retry::No => told.code.meaning().to_owned(),
+        };
+        let frame = NodeFrame::Error {
+            code: told.code,
+            message: &message,
+            retry_after_ms: told.retry_after_ms,
+            prompt_tokens: None,
+            context_window_size: None,
+            session_id: echo.session_id.as_ref().map(SessionId::as_str),
+            id: echo.id.as_deref(),
+        };
+        self.send(&frame).await;
+    }
+
+    async fn send(&self, frame: &NodeFrame<'_>) {
+        // Fails only when the connection is ending, and then nobody is left to hear it.
+        let _ = self.out.send(Outgoing::Frame(frame.encode())).await;
+    }
+
+    /// Whether answers are running or queued.
+    pub fn is_busy(&self) -> bool {
+        !self.answers.is_empty()
+    }
+
+    /// Ends everything that this connection holds; returns when it is gone from memory.
+    pub async fn end(self) {
+        self.gone.cancel();
+        self.answers.close();
+        self.answers.wait().await;
+        self.node.sessions.disconnect(self.id, Instant::now());
+    }
+}
+
+impl Lane {
+    fn is_busy(&self) -> bool {
+        Arc::strong_count(&self.places) > 1
+    }
+}
+
+/// A session that was opened and is to be acknowledged.
+#[derive(Debug)]
+struct Opened {
+    live: Arc<LiveSession>,
+    context: InitContext,
+    warning: Option<&'static str>,
+}
+
+fn told_of(refused: &OpenRefused) -> Told {
+    match refused {
+        OpenRefused::Protocol(fault) => Told::from(&Error::from(*fault)),
+        OpenRefused::Full => Code::NodeBusy.into(),
+    }
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Runs one WebSocket to its end.
+pub(crate) async fn serve(node: Arc<Node>, socket: Socket, peer: IpAddr) {
+    let (sink, mut stream) = socket.split();
+    let (mut connection, outgoing) = Connection::new(Arc::clone(&node), peer);
+    let gone = connection.gone.clone();
+    let writer = tokio::spawn(write(Arc::clone(&node), sink, outgoing, gone.clone()));
+    connection.greet().await;
+    let why = read(&node, &mut connection, &mut stream).await;
+    let goodbye = why.as_ref().and_then(End::close_frame);
+    connection.end().await;
+    // The connection's senders are gone, so the writer ends as soon as it has written what was left.
+    if let Ok(mut sink) = writer.await
+        && let Some(frame) = goodbye
+    {
+        let _ = timeout(node.config.send_timeout, sink.send(Message::Close(Some(frame)))).await;
+    }
+}
+
+/// Why a connection ended, as far as the peer can be told.
+enum End {
+    Socket(tungstenite::Error),
+    Closed(CloseReason),
+}
+
+impl End {
+    fn close_frame(&self) -> Option<CloseFrame> {
+        match self {
+            Self::Socket(error) => websocket::close_frame(error),
+            Self::Closed(reason) => Some(reason.close_frame()),
+        }
+    }
+}
+
+impl CloseReason {
+    fn close_frame(self) -> CloseFrame {
+        let (code, reason) = match self {
+            Self::TooManyFailures => (CloseCode::Policy, "too many frames in a row did not open"),
+            Self::GoingAway => (CloseCode::Away, "the node is going away"),
+            Self::Silent => (CloseCode::Away, "nothing was heard for too long"),
+        };
+        CloseFrame { code, reason: reason.into() }
+    }
+}
+
+type Reader = futures_util::stream::SplitStream<Socket>;
+type Writer = SplitSink<Socket, Message>;
+
+/// Reads frames until the socket ends, the peer falls silent or the node is done.
+async fn read(node: &Node, connection: &mut Connection, stream: &mut Reader) -> Option<End> {
+    let silence = node.config.ping_interval.saturating_mul(SILENT_PINGS);
+    let gone = connection.gone.clone();
+    loop {
+        let idle_drain = node.draining.is_cancelled();
+        if idle_drain && !connection.is_busy() {
+            return Some(End::Closed(CloseReason::GoingAway));
+        }
+        let answers = connection.answers.clone();
+        let drained = async {
+            node.draining.cancelled().await;
+            answers.close();
+            answers.wait().await;
+        };
+        let next = tokio::select! {
+            biased;
+            () = gone.cancelled() => return Some(End::Closed(CloseReason::GoingAway)),
+            next = timeout(silence, stream.next()) => next,
+            () = drained => continue,
+        };
+        match next {
+            Err(_) => return Some(End::Closed(CloseReason::Silent)),
+            Ok(None) => return None,
+            Ok(Some(Err(error))) => return Some(End::Socket(error)),
+            Ok(Some(Ok(Message::Text(text)))) => connection.receive(text.as_str()).await,
+            Ok(Some(Ok(Message::Binary(_)))) => connection.receive_binary().await,
+            Ok(Some(Ok(Message::Close(_)))) => return None,
+            Ok(Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)))) => {}
+        }
+    }
+}
+
+/// Writes what goes out, and a ping when nothing does. Gives the sink back for the goodbye.
+async fn write(
+    node: Arc<Node>,
+    mut sink: Writer,
+    mut outgoing: mpsc::Receiver<Outgoing>,
+    gone: CancellationToken,
+) -> Writer {
+    loop {
+        let next = timeout(node.config.ping_interval, outgoing.recv()).await;
+        let message = match next {
+            Err(_) => Message::Ping(Vec::new().into()),
+            Ok(None) => return sink,
+            Ok(Some(Outgoing::Frame(text))) => Message::text(text),
+            Ok(Some(Outgoing::Close(reason))) => Message::Close(Some(reason.close_frame())),
+        };
+        let closing = matches!(message, Message::Close(_));
+        match timeout(node.config.send_timeout, sink.send(message)).await {
+            Ok(Ok(())) if !closing => {}
+            Ok(_) => break,
+            Err(_) => {
+                metrics::slow_consumer();
+                tracing::debug!(code = Code::SlowConsumer.as_str(), "closing: the client does not read");
+                break;
+            }
+        }
+    }
+    gone.cancel();
+    sink
+}

@@ -1,0 +1,65 @@
+//! Keys: the node's own, the sessions', and every log line about them that operators look for.
+
+mod node_key;
+mod session_key_store;
+
+use std::net::IpAddr;
+
+use fabstir_protocol::{
+    Error,
+    error::DecodeError,
+    id::SessionId,
+    identity::PrivateKey,
+    seal::Plaintext,
+    v1::{Established, RawInit, RawSealed},
+};
+
+pub use node_key::{InvalidNodeKey, NodeKey, TestKeys};
+pub use session_key_store::{
+    ConnectionId, LiveSession, OpenRefused, Running, SealedMessage, SessionKeyMetrics, SessionKeyStore,
+    StoreLimits,
+};
+
+/// Opens and authenticates a session init, as far as that needs no memory of other inits.
+///
+/// # Errors
+/// See [`fabstir_protocol::Error`].
+pub fn open_init(key: &PrivateKey, id: SessionId, raw: RawInit<'_>, peer: IpAddr) -> Result<Established, Error> {
+    let established = raw.read(id).and_then(|init| Ok(init.open(key)?.authenticate()?));
+    match &established {
+        Ok(established) => tracing::info!(
+            event = "encrypted_session_init",
+            "Client address recovered: {}",
+            established.owner.address()
+        ),
+        Err(error) => decryption_failed("encrypted_session_init", error, peer),
+    }
+    established
+}
+
+/// Opens a message under a session's key.
+///
+/// # Errors
+/// See [`fabstir_protocol::Error`].
+pub fn open_message(live: &LiveSession, raw: RawSealed<'_>, peer: IpAddr) -> Result<(Plaintext, SealedMessage), Error> {
+    tracing::debug!(event = "decryption", session_id = %live.id(), "Decrypting encrypted_message");
+    let opened = raw.read().map_err(Error::from).and_then(|payload| live.open(&payload));
+    match &opened {
+        Ok(_) => tracing::info!(
+            event = "decryption",
+            session_id = %live.id(),
+            "Encrypted message decrypted successfully"
+        ),
+        Err(error) => decryption_failed("decryption", error, peer),
+    }
+    opened
+}
+
+fn decryption_failed(event: &'static str, error: &Error, peer: IpAddr) {
+    match error {
+        Error::Decode(DecodeError::NonceSize) => {
+            tracing::info!(event, %peer, "Decryption failed: invalid nonce size");
+        }
+        error => tracing::info!(event, %peer, "Decryption failed: {error}"),
+    }
+}

@@ -1,0 +1,494 @@
+//! The registry of sessions. In memory only; every critical section is short and awaits nothing.
+//!
+//! A live key belongs to (connection, session id), a conversation to (verified address, session id), so a
+//! stranger who names somebody's session id meets nothing but their own conversation.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use fabstir_protocol::{
+    Error,
+    ethereum::Address,
+    id::SessionId,
+    identity::InvalidSignature,
+    seal::Plaintext,
+    v1::{
+        AnswerSealer, Established, InitMemory, InitMemoryLimits, Network, NotRemembered, Owner, ProcessSecret,
+        SealedPayload, Session,
+    },
+};
+use rand_core::CryptoRng;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{conversation::Conversation, node::Clock};
+
+/// One socket, for as long as the process runs.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct ConnectionId(pub u64);
+
+/// The bounds of a [`SessionKeyStore`].
+#[derive(Clone, Copy, Debug)]
+pub struct StoreLimits {
+    /// Conversations held at once, those in their grace included.
+    pub sessions: usize,
+    /// Sessions of one connection.
+    pub per_connection: usize,
+    /// How long a session may be idle.
+    pub ttl: Duration,
+    /// How long a conversation may last in all.
+    pub session_max: Duration,
+    /// How long a claimed conversation outlives its last connection.
+    pub grace: Duration,
+}
+
+/// Why a session was not opened.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum OpenRefused {
+    /// The protocol says no.
+    Protocol(OpenFault),
+    /// A bound is reached.
+    Full,
+}
+
+/// What the protocol has against an init that is in itself in order.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum OpenFault {
+    /// The id is held by another owner on this connection.
+    OtherOwner,
+    /// Seen before.
+    Replay(fabstir_protocol::error::ReplayError),
+}
+
+impl From<OpenFault> for Error {
+    fn from(fault: OpenFault) -> Self {
+        match fault {
+            OpenFault::OtherOwner => InvalidSignature.into(),
+            OpenFault::Replay(replay) => replay.into(),
+        }
+    }
+}
+
+impl From<NotRemembered> for OpenRefused {
+    fn from(refused: NotRemembered) -> Self {
+        match refused {
+            NotRemembered::Replay(replay) => Self::Protocol(OpenFault::Replay(replay)),
+            NotRemembered::Full(_) => Self::Full,
+        }
+    }
+}
+
+/// A session on a connection: its key, unless it is a plaintext one, and its conversation.
+pub struct LiveSession {
+    id: SessionId,
+    owner: Option<Owner>,
+    key: Option<Mutex<Session>>,
+    conversation: Arc<Conversation>,
+    number: u64,
+    ended: CancellationToken,
+}
+
+/// What seals the answer to a message that was opened.
+pub type SealedMessage = AnswerSealer;
+
+impl LiveSession {
+    /// The session's name.
+    pub fn id(&self) -> &SessionId {
+        &self.id
+    }
+
+    /// Who opened it; `None` for a plaintext session.
+    pub fn owner(&self) -> Option<Owner> {
+        self.owner
+    }
+
+    /// Whether it has no key.
+    pub fn is_plaintext(&self) -> bool {
+        self.key.is_none()
+    }
+
+    /// What was said in it.
+    pub fn conversation(&self) -> &Conversation {
+        &self.conversation
+    }
+
+    /// Cancelled when the session ends before its connection does.
+    pub fn ended(&self) -> &CancellationToken {
+        &self.ended
+    }
+
+    /// Opens a message, and makes what will seal its answer under the same key.
+    ///
+    /// # Errors
+    /// See [`Session::open`]; nothing changes then.
+    pub fn open(&self, payload: &SealedPayload) -> Result<(Plaintext, AnswerSealer), Error> {
+        let Some(key) = &self.key else { return Err(fabstir_protocol::seal::OpenError.into()) };
+        let mut session = lock(key);
+        let plaintext = session.open(payload)?;
+        Ok((plaintext, session.answer()))
+    }
+
+    fn memory_usage(&self) -> usize {
+        let key = self.key.as_ref().map_or(0, |session| lock(session).memory_usage());
+        size_of::<Self>().saturating_add(self.id.as_str().len()).saturating_add(key)
+    }
+}
+
+impl fmt::Debug for LiveSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiveSession").field("id", &self.id).field("owner", &self.owner).finish_non_exhaustive()
+    }
+}
+
+/// What `/v1/metrics/session_keys` answers.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize)]
+pub struct SessionKeyMetrics {
+    /// (connection, id) pairs with a live key.
+    pub active_sessions: usize,
+    /// Keys in memory, superseded keys of running answers included.
+    pub total_keys_stored: usize,
+    /// What the store really holds for them.
+    pub memory_usage_estimate_bytes: usize,
+    /// Keys that expired, since start.
+    pub expired_keys_cleaned: u64,
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+enum ConversationKey {
+    Claimed(Address, SessionId),
+    Connection(ConnectionId, SessionId),
+}
+
+impl ConversationKey {
+    fn of(owner: Option<Owner>, connection: ConnectionId, id: &SessionId) -> Self {
+        match owner {
+            Some(Owner::Verified(address)) => Self::Claimed(address, id.clone()),
+            Some(Owner::Unclaimed(_)) | None => Self::Connection(connection, id.clone()),
+        }
+    }
+
+    fn session_id(&self) -> &SessionId {
+        match self {
+            Self::Claimed(_, id) | Self::Connection(_, id) => id,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Holder {
+    Connection(ConnectionId),
+    NobodySince(Instant),
+}
+
+#[derive(Debug)]
+struct Record {
+    number: u64,
+    conversation: Arc<Conversation>,
+    holder: Holder,
+    first_init: Instant,
+    last_active: Instant,
+    running: usize,
+}
+
+impl Record {
+    fn is_expired(&self, limits: &StoreLimits, now: Instant) -> bool {
+        let over = |since: Instant, limit| now.saturating_duration_since(since) >= limit;
+        let abandoned = matches!(self.holder, Holder::NobodySince(since) if over(since, limits.grace));
+        abandoned || over(self.first_init, limits.session_max) || (self.running == 0 && over(self.last_active, limits.ttl))
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    live: HashMap<ConnectionId, HashMap<SessionId, Arc<LiveSession>>>,
+    records: HashMap<ConversationKey, Record>,
+    /// Every key that may still be in memory, superseded ones of running answers included.
+    keys: Vec<Weak<LiveSession>>,
+    memory: InitMemory,
+    next_number: u64,
+    expired: u64,
+}
+
+/// Session keys and conversations. Thread-safe, memory only, bounded, swept.
+#[derive(Debug)]
+pub struct SessionKeyStore {
+    inner: Mutex<Inner>,
+    limits: StoreLimits,
+    clock: Clock,
+}
+
+impl SessionKeyStore {
+    /// An empty store.
+    pub fn new(limits: StoreLimits, clock: Clock, rng: &mut impl CryptoRng) -> Self {
+        let memory = InitMemory::new(ProcessSecret::random(rng), InitMemoryLimits::standard(limits.ttl.as_secs()));
+        let inner = Inner {
+            live: HashMap::new(),
+            records: HashMap::new(),
+            keys: Vec::new(),
+            memory,
+            next_number: 0,
+            expired: 0,
+        };
+        Self { inner: Mutex::new(inner), limits, clock }
+    }
+
+    /// Takes an authenticated init in: refuses a replay, continues the owner's conversation or begins one,
+    /// replaces the key that the id had on this connection, and ends the same owner's session elsewhere.
+    ///
+    /// # Errors
+    /// [`OpenRefused`]; nothing changes then.
+    pub fn open(
+        &self,
+        established: Established,
+        connection: ConnectionId,
+        network: Network,
+        now: Instant,
+    ) -> Result<Arc<LiveSession>, OpenRefused> {
+        let mut inner = lock(&self.inner);
+        let owner = Some(established.owner);
+        let (key, number) = self.place(&mut inner, owner, connection, &established.id, now)?;
+        inner.memory.admit(&established, number, network, self.clock.unix(now))?;
+        let Established { id, session, .. } = established;
+        let live = self.insert(&mut inner, key, (connection, id, number), owner, Some(session), now);
+        drop(inner);
+        tracing::info!(event = "session_key", "Session key stored for session: {}", live.id);
+        Ok(live)
+    }
+
+    /// Opens a plaintext session.
+    ///
+    /// # Errors
+    /// [`OpenRefused`]; nothing changes then.
+    pub fn open_plaintext(
+        &self,
+        id: SessionId,
+        connection: ConnectionId,
+        now: Instant,
+    ) -> Result<Arc<LiveSession>, OpenRefused> {
+        let mut inner = lock(&self.inner);
+        let (key, number) = self.place(&mut inner, None, connection, &id, now)?;
+        Ok(self.insert(&mut inner, key, (connection, id, number), None, None, now))
+    }
+
+    /// Whether there is room and right for a session, and the number of its conversation.
+    fn place(
+        &self,
+        inner: &mut Inner,
+        owner: Option<Owner>,
+        connection: ConnectionId,
+        id: &SessionId,
+        now: Instant,
+    ) -> Result<(ConversationKey, u64), OpenRefused> {
+        let key = ConversationKey::of(owner, connection, id);
+        if inner.records.get(&key).is_some_and(|record| record.running == 0 && record.is_expired(&self.limits, now)) {
+            self.expire(inner, &key, now);
+        }
+        let on_connection = inner.live.get(&connection);
+        let held = on_connection.and_then(|sessions| sessions.get(id));
+        if held.is_some_and(|live| live.owner != owner) {
+            return Err(OpenRefused::Protocol(OpenFault::OtherOwner));
+        }
+        let crowded = held.is_none() && on_connection.map_or(0, HashMap::len) >= self.limits.per_connection;
+        let record = inner.records.get(&key);
+        if crowded || (record.is_none() && inner.records.len() >= self.limits.sessions) {
+            return Err(OpenRefused::Full);
+        }
+        Ok((key, record.map_or(inner.next_number, |record| record.number)))
+    }
+
+    fn insert(
+        &self,
+        inner: &mut Inner,
+        key: ConversationKey,
+        (connection, id, number): (ConnectionId, SessionId, u64),
+        owner: Option<Owner>,
+        session: Option<Session>,
+        now: Instant,
+    ) -> Arc<LiveSession> {
+        inner.next_number = inner.next_number.max(number.saturating_add(1));
+        let record = inner.records.entry(key).or_insert_with(|| Record {
+            number,
+            conversation: Arc::default(),
+            holder: Holder::Connection(connection),
+            first_init: now,
+            last_active: now,
+            running: 0,
+        });
+        record.last_active = now;
+        let before = std::mem::replace(&mut record.holder, Holder::Connection(connection));
+        let conversation = Arc::clone(&record.conversation);
+        if let Holder::Connection(other) = before
+            && other != connection
+        {
+            remove(&mut inner.live, other, &id);
+        }
+        let sessions = inner.live.entry(connection).or_default();
+        // Running answers of the key that is replaced belong to the same conversation: they go on.
+        let ended = sessions.get(&id).map_or_else(CancellationToken::new, |live| live.ended.clone());
+        let key = session.map(Mutex::new);
+        let live = Arc::new(LiveSession { id: id.clone(), owner, key, conversation, number, ended });
+        sessions.insert(id, Arc::clone(&live));
+        if !live.is_plaintext() {
+            inner.keys.push(Arc::downgrade(&live));
+        }
+        live
+    }
+
+    /// The session that this connection holds under `id`, unless it has expired.
+    pub fn session(&self, connection: ConnectionId, id: &SessionId, now: Instant) -> Option<Arc<LiveSession>> {
+        let mut inner = lock(&self.inner);
+        let live = inner.live.get(&connection)?.get(id).map(Arc::clone)?;
+        let key = ConversationKey::of(live.owner, connection, id);
+        let record = inner.records.get(&key)?;
+        if !record.is_expired(&self.limits, now) {
+            return Some(live);
+        }
+        if record.running == 0 {
+            self.expire(&mut inner, &key, now);
+        }
+        None
+    }
+
+    /// Marks a session as at work, from an opened message until its answer has ended.
+    pub fn begin(self: &Arc<Self>, live: Arc<LiveSession>, connection: ConnectionId, now: Instant) -> Running {
+        let key = ConversationKey::of(live.owner, connection, &live.id);
+        self.update(&key, live.number, |record| {
+            record.running = record.running.saturating_add(1);
+            record.last_active = now;
+        });
+        Running { store: Arc::clone(self), live, key }
+    }
+
+    fn update(&self, key: &ConversationKey, number: u64, change: impl FnOnce(&mut Record)) {
+        let mut inner = lock(&self.inner);
+        if let Some(record) = inner.records.get_mut(key).filter(|record| record.number == number) {
+            change(record);
+        }
+    }
+
+    /// Wipes the keys of a connection that is gone. Claimed conversations stay for the grace.
+    pub fn disconnect(&self, connection: ConnectionId, now: Instant) {
+        let mut inner = lock(&self.inner);
+        for (id, live) in inner.live.remove(&connection).unwrap_or_default() {
+            live.ended.cancel();
+            let key = ConversationKey::of(live.owner, connection, &id);
+            let claimed = matches!(key, ConversationKey::Claimed(..)) && !self.limits.grace.is_zero();
+            match inner.records.get_mut(&key) {
+                Some(record) if claimed => record.holder = Holder::NobodySince(now),
+                Some(_) => self.forget(&mut inner, &key, now),
+                None => {}
+            }
+        }
+    }
+
+    /// Removes what has expired; a running answer is not cut. Returns how many conversations went.
+    pub fn sweep(&self, now: Instant) -> usize {
+        let mut inner = lock(&self.inner);
+        let expired: Vec<_> = inner
+            .records
+            .iter()
+            .filter(|(_, record)| record.running == 0 && record.is_expired(&self.limits, now))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in &expired {
+            self.expire(&mut inner, key, now);
+        }
+        inner.keys.retain(|key| key.strong_count() > 0);
+        inner.memory.forget_expired(self.clock.unix(now));
+        expired.len()
+    }
+
+    /// Removes everything, at shutdown.
+    pub fn wipe(&self) {
+        let mut inner = lock(&self.inner);
+        for live in inner.live.drain().flat_map(|(_, sessions)| sessions.into_values()) {
+            live.ended.cancel();
+        }
+        inner.records.clear();
+    }
+
+    /// What is held now.
+    pub fn metrics(&self) -> SessionKeyMetrics {
+        let inner = lock(&self.inner);
+        let keys: Vec<_> = inner.keys.iter().filter_map(Weak::upgrade).collect();
+        SessionKeyMetrics {
+            active_sessions: inner.live.values().flat_map(HashMap::values).filter(|live| !live.is_plaintext()).count(),
+            total_keys_stored: keys.len(),
+            memory_usage_estimate_bytes: keys.iter().map(|live| live.memory_usage()).sum(),
+            expired_keys_cleaned: inner.expired,
+        }
+    }
+
+    /// Inits that are remembered against replay.
+    pub fn remembered_inits(&self) -> usize {
+        lock(&self.inner).memory.len()
+    }
+
+    /// Removes an expired conversation and the key that opened it last.
+    fn expire(&self, inner: &mut Inner, key: &ConversationKey, now: Instant) {
+        let holder = inner.records.get(key).map(|record| record.holder);
+        if let Some(Holder::Connection(connection)) = holder
+            && let Some(live) = remove(&mut inner.live, connection, key.session_id())
+            && !live.is_plaintext()
+        {
+            inner.expired = inner.expired.saturating_add(1);
+            tracing::info!(event = "session_key", "Session key expired for session: {}", live.id);
+        }
+        self.forget(inner, key, now);
+    }
+
+    fn forget(&self, inner: &mut Inner, key: &ConversationKey, now: Instant) {
+        if let Some(record) = inner.records.remove(key) {
+            inner.memory.conversation_ended(record.number, self.clock.unix(now));
+        }
+    }
+}
+
+fn remove(
+    live: &mut HashMap<ConnectionId, HashMap<SessionId, Arc<LiveSession>>>,
+    connection: ConnectionId,
+    id: &SessionId,
+) -> Option<Arc<LiveSession>> {
+    let sessions = live.get_mut(&connection)?;
+    let removed = sessions.remove(id);
+    if sessions.is_empty() {
+        live.remove(&connection);
+    }
+    if let Some(session) = &removed {
+        session.ended.cancel();
+    }
+    removed
+}
+
+/// A message whose answer has not ended. Keeps its conversation from expiring, and its key alive.
+#[derive(Debug)]
+pub struct Running {
+    store: Arc<SessionKeyStore>,
+    live: Arc<LiveSession>,
+    key: ConversationKey,
+}
+
+impl Running {
+    /// The session that is at work.
+    pub fn live(&self) -> &Arc<LiveSession> {
+        &self.live
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.store.update(&self.key, self.live.number, |record| {
+            record.running = record.running.saturating_sub(1);
+            record.last_active = Instant::now();
+        });
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these locks guard is whole between any two statements, so a panic elsewhere has not broken it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,92 @@
+//! The HTTP surface. Every refusal is the same JSON frame that a WebSocket would carry.
+
+mod challenge;
+mod socket;
+mod status;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use fabstir_protocol::{Code, v1::NodeFrame};
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde::Serialize;
+use tokio_util::task::TaskTracker;
+
+use crate::{metrics, node::Node};
+
+/// How long a request's body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What every handler may use.
+#[derive(Clone, Debug)]
+struct Shared {
+    node: Arc<Node>,
+    metrics: PrometheusHandle,
+    tasks: TaskTracker,
+}
+
+/// The routes.
+pub(crate) fn router(node: Arc<Node>, metrics: PrometheusHandle, tasks: TaskTracker) -> Router {
+    Router::new()
+        .route("/v1/ws", get(socket::upgrade).post(socket::probe))
+        .route("/health", get(status::health))
+        .route("/ready", get(status::ready))
+        .route("/v1/version", get(status::version))
+        .route("/v1/models", get(status::models))
+        .route("/v1/metrics/session_keys", get(status::session_keys))
+        .route("/metrics", get(status::prometheus))
+        .route("/v1/auth/challenge", post(challenge::answer))
+        .fallback(async || refusal(Code::NotFound))
+        .method_not_allowed_fallback(async || {
+            (StatusCode::METHOD_NOT_ALLOWED, frame(Code::NotFound, None)).into_response()
+        })
+        .with_state(Shared { node, metrics, tasks })
+}
+
+/// A response that is a code.
+fn refusal(code: Code) -> Response {
+    refusal_after(code, None)
+}
+
+fn refusal_after(code: Code, retry_after: Option<Duration>) -> Response {
+    metrics::refused(code);
+    let status = StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (status, frame(code, retry_after)).into_response()
+}
+
+fn frame(code: Code, retry_after: Option<Duration>) -> Response {
+    let retry_after_ms = retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1));
+    let frame = NodeFrame::Error {
+        code,
+        message: code.meaning(),
+        retry_after_ms,
+        prompt_tokens: None,
+        context_window_size: None,
+        session_id: None,
+        id: None,
+    };
+    json_text(frame.encode())
+}
+
+fn json_text(text: String) -> Response {
+    ([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], text).into_response()
+}
+
+fn json(value: &impl Serialize) -> Response {
+    serde_json::to_string(value).map_or_else(|_| refusal(Code::InternalError), json_text)
+}
+
+/// A body of at most `limit` bytes that arrives in time.
+async fn body(body: Body, limit: usize) -> Result<Bytes, Response> {
+    match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, limit)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(_)) => Err(refusal(Code::RequestTooLarge)),
+        Err(_) => Err(refusal(Code::SlowConsumer)),
+    }
+}

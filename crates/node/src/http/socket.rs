@@ -1,0 +1,83 @@
+//! `/v1/ws`: the upgrade to WebSocket, and the one-frame probe by POST.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use fabstir_protocol::Code;
+
+use super::{Shared, body, json_text, refusal};
+use crate::{
+    answer::Outgoing,
+    connection::{self, Connection},
+    server::{OpenConnection, Peer},
+    websocket,
+};
+
+/// `GET /v1/ws`.
+pub(super) async fn upgrade(State(shared): State<Shared>, request: Request) -> Response {
+    if let Err(refused) = admit(&shared, request.headers()) {
+        return refused;
+    }
+    let Some(Peer(peer)) = request.extensions().get().copied() else { return refusal(Code::InternalError) };
+    let open = request.extensions().get::<Arc<OpenConnection>>().map(Arc::clone);
+    let Some((response, socket)) = websocket::upgrade(request, shared.node.config.max_frame_bytes) else {
+        let advice = [(header::UPGRADE, "websocket"), (header::SEC_WEBSOCKET_VERSION, "13")];
+        return (StatusCode::UPGRADE_REQUIRED, advice, "GET /v1/ws is a WebSocket of RFC 6455\n").into_response();
+    };
+    shared.tasks.spawn(async move {
+        match socket.await {
+            Ok(socket) => connection::serve(shared.node, socket, peer).await,
+            Err(error) => tracing::debug!(%error, "the upgrade did not complete"),
+        }
+        drop(open);
+    });
+    response
+}
+
+/// `POST /v1/ws`: one frame in, the frame that a WebSocket would have answered out. What it opens is cleared
+/// at once.
+pub(super) async fn probe(State(shared): State<Shared>, request: Request) -> Response {
+    if let Err(refused) = admit(&shared, request.headers()) {
+        return refused;
+    }
+    let Some(Peer(peer)) = request.extensions().get().copied() else { return refusal(Code::InternalError) };
+    let bytes = match body(request.into_body(), shared.node.config.max_frame_bytes).await {
+        Ok(bytes) => bytes,
+        Err(refused) => return refused,
+    };
+    let Ok(text) = std::str::from_utf8(&bytes) else { return refusal(Code::MalformedFrame) };
+    let (mut connection, mut outgoing) = Connection::new(Arc::clone(&shared.node), peer);
+    connection.receive(text).await;
+    let reply = outgoing.try_recv();
+    connection.end().await;
+    match reply {
+        Ok(Outgoing::Frame(text)) => (status_of(&text), json_text(text)).into_response(),
+        Ok(Outgoing::Close(_)) | Err(_) => StatusCode::NO_CONTENT.into_response(),
+    }
+}
+
+fn admit(shared: &Shared, headers: &HeaderMap) -> Result<(), Response> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let origin = headers.get(header::ORIGIN).map(|value| value.to_str().unwrap_or("null"));
+    if shared.node.config.allowed_origins.admit(origin, text(header::HOST)) {
+        return Ok(());
+    }
+    Err(refusal(Code::OriginNotAllowed))
+}
+
+/// The status that goes with a frame: that of its code, if it is an error.
+fn status_of(frame: &str) -> StatusCode {
+    #[derive(serde::Deserialize)]
+    struct Outcome {
+        #[serde(rename = "type")]
+        kind: String,
+        code: Option<Code>,
+    }
+    let outcome = serde_json::from_str::<Outcome>(frame).ok().filter(|outcome| outcome.kind == "error");
+    let code = outcome.and_then(|outcome| outcome.code);
+    code.and_then(|code| StatusCode::from_u16(code.http_status()).ok()).unwrap_or(StatusCode::OK)
+}

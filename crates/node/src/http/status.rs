@@ -1,0 +1,113 @@
+//! What the node is and how it does.
+
+use axum::{
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use serde::Serialize;
+
+use super::{Shared, json};
+use crate::metrics;
+
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+}
+
+/// `GET /health`: the process serves HTTP.
+pub(super) async fn health() -> Response {
+    json(&Health { status: "ok" })
+}
+
+/// `GET /ready`: requests can be answered now.
+pub(super) async fn ready(State(shared): State<Shared>) -> Response {
+    #[derive(Serialize)]
+    struct Ready {
+        status: &'static str,
+        waiting: usize,
+        running: usize,
+        slots: usize,
+    }
+    let engine = shared.node.engine.status();
+    let (code, status) = if shared.node.draining.is_cancelled() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining")
+    } else if engine.healthy {
+        (StatusCode::OK, "ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "engine not ready")
+    };
+    let body = Ready { status, waiting: engine.waiting, running: engine.running, slots: engine.slots };
+    (code, json(&body)).into_response()
+}
+
+/// `GET /v1/version`.
+pub(super) async fn version(State(shared): State<Shared>) -> Response {
+    #[derive(Serialize)]
+    struct Version<'a> {
+        name: &'a str,
+        version: &'a str,
+        protocols: &'a [u32],
+        engine: &'a str,
+        encryption: bool,
+        plaintext: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        public_key: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        address: Option<String>,
+        uptime_seconds: u64,
+    }
+    let node = &shared.node;
+    json(&Version {
+        name: env!("CARGO_PKG_NAME"),
+        version: env!("CARGO_PKG_VERSION"),
+        protocols: &[1],
+        engine: node.engine.models().first().map_or("none", |model| model.engine),
+        encryption: node.key.is_some(),
+        plaintext: node.serves_plaintext(),
+        public_key: node.key.as_ref().map(|key| key.public().to_string()),
+        address: node.key.as_ref().map(|key| key.address().to_string()),
+        uptime_seconds: node.clock.uptime().as_secs(),
+    })
+}
+
+/// `GET /v1/models`, in OpenAI's form with the digest beside it.
+pub(super) async fn models(State(shared): State<Shared>) -> Response {
+    #[derive(Serialize)]
+    struct List<'a> {
+        object: &'a str,
+        data: Vec<Model<'a>>,
+    }
+    #[derive(Serialize)]
+    struct Model<'a> {
+        id: &'a str,
+        object: &'a str,
+        created: u64,
+        owned_by: &'a str,
+        context_window: u32,
+        engine: &'a str,
+        sha256: &'a str,
+    }
+    let created = shared.node.clock.unix_at_start();
+    let data = shared.node.engine.models().iter().map(|info| Model {
+        id: &info.name,
+        object: "model",
+        created,
+        owned_by: "operator",
+        context_window: info.context_window,
+        engine: info.engine,
+        sha256: &info.digest,
+    });
+    json(&List { object: "list", data: data.collect() })
+}
+
+/// `GET /v1/metrics/session_keys`.
+pub(super) async fn session_keys(State(shared): State<Shared>) -> Response {
+    json(&shared.node.sessions.metrics())
+}
+
+/// `GET /metrics`.
+pub(super) async fn prometheus(State(shared): State<Shared>) -> Response {
+    let page = metrics::render(&shared.node, &shared.metrics);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response()
+}

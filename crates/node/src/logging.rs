@@ -1,0 +1,36 @@
+//! The log. Goes to stdout, as the specification's own commands expect; without colour off a terminal.
+
+use std::io::IsTerminal as _;
+
+use tracing_subscriber::{EnvFilter, filter::ParseError};
+
+use crate::config::{Config, LogFormat};
+
+/// Dependencies that would write what passes through them. Capped, whatever the filter says.
+const CAPPED: &[&str] = &["tungstenite=info", "tokio_tungstenite=info", "hyper=info", "hyper_util=info", "h2=info"];
+
+/// The filter that `directives` asks for, with the caps on top.
+///
+/// # Errors
+/// Where `directives` is not in the language of `EnvFilter`.
+pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
+    let mut filter = EnvFilter::builder().parse(directives)?;
+    for cap in CAPPED {
+        filter = filter.add_directive(cap.parse()?);
+    }
+    Ok(filter)
+}
+
+/// Starts logging.
+///
+/// # Errors
+/// Where `RUST_LOG` cannot be read.
+pub fn start(config: &Config) -> Result<(), ParseError> {
+    let colour = std::io::stdout().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter(&config.rust_log)?).with_ansi(colour);
+    match config.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! What all connections share.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use fabstir_engine::Engine;
+use fabstir_protocol::v1::Network;
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
+use rand_core::{CryptoRng, UnwrapErr};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    crypto::{ConnectionId, NodeKey, SessionKeyStore},
+};
+
+/// Seconds since 1970 that only go forward: the clock at start, and what has passed since.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    unix_at_start: Duration,
+    start: Instant,
+}
+
+impl Clock {
+    /// The clock from now on.
+    pub fn start() -> Self {
+        let unix_at_start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { unix_at_start, start: Instant::now() }
+    }
+
+    /// `now` in unix seconds.
+    pub fn unix(&self, now: Instant) -> u64 {
+        self.unix_at_start.saturating_add(now.saturating_duration_since(self.start)).as_secs()
+    }
+
+    /// When the node started, in unix seconds.
+    pub fn unix_at_start(&self) -> u64 {
+        self.unix_at_start.as_secs()
+    }
+
+    /// How long it has been running.
+    pub fn uptime(&self) -> Duration {
+        self.start.elapsed()
+    }
+}
+
+/// How often something may happen per network.
+#[derive(Debug)]
+pub struct Limiter(DefaultKeyedRateLimiter<Network>);
+
+impl Limiter {
+    fn per_minute(rate: std::num::NonZeroU32) -> Self {
+        Self(RateLimiter::keyed(Quota::per_minute(rate)))
+    }
+
+    /// Counts one, or says how long to wait.
+    ///
+    /// # Errors
+    /// How long until there is room again.
+    pub fn check(&self, network: Network) -> Result<(), Duration> {
+        self.0.check_key(&network).map_err(|until| until.wait_time_from(self.0.clock().now()))
+    }
+
+    /// Forgets the networks that have been quiet.
+    pub fn shrink(&self) {
+        self.0.retain_recent();
+        self.0.shrink_to_fit();
+    }
+}
+
+/// The node, as its connections see it.
+#[derive(Debug)]
+pub struct Node {
+    /// What it runs with.
+    pub config: Config,
+    /// Its identity; `None` is plaintext mode.
+    pub key: Option<NodeKey>,
+    /// Who answers.
+    pub engine: Arc<dyn Engine>,
+    /// Whose keys are live.
+    pub sessions: Arc<SessionKeyStore>,
+    /// Since when.
+    pub clock: Clock,
+    /// Cancelled when no new work is taken any more.
+    pub draining: CancellationToken,
+    /// Cancelled when everything ends, running answers included.
+    pub stopping: CancellationToken,
+    /// How often a network may open sessions.
+    pub inits: Limiter,
+    /// How often a network may have challenges signed.
+    pub challenges: Limiter,
+    /// Sockets that are open.
+    pub connections: AtomicUsize,
+    next_connection: AtomicU64,
+    hasher: RandomState,
+}
+
+impl Node {
+    /// A node that serves `engine` under `config`.
+    pub fn new(config: Config, key: Option<NodeKey>, engine: Arc<dyn Engine>) -> Arc<Self> {
+        let clock = Clock::start();
+        Arc::new(Self {
+            sessions: Arc::new(SessionKeyStore::new(config.store, clock, &mut rng())),
+            inits: Limiter::per_minute(config.inits_per_minute),
+            challenges: Limiter::per_minute(config.challenges_per_minute),
+            clock,
+            key,
+            engine,
+            draining: CancellationToken::new(),
+            stopping: CancellationToken::new(),
+            connections: AtomicUsize::new(0),
+            next_connection: AtomicU64::new(0),
+            hasher: RandomState::new(),
+            config,
+        })
+    }
+
+    /// A name for a new socket.
+    pub fn next_connection(&self) -> ConnectionId {
+        ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The number under which the engine knows a client; says nothing outside of this process.
+    pub fn client_number(&self, client: impl std::hash::Hash) -> u64 {
+        self.hasher.hash_one(client)
+    }
+
+    /// Whether plaintext frames are served.
+    pub fn serves_plaintext(&self) -> bool {
+        self.key.is_none() || self.config.allow_plaintext
+    }
+
+    /// Removes expired sessions until the node stops.
+    pub async fn sweep(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(self.config.sweep_interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while self.stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+            self.sessions.sweep(Instant::now());
+            self.inits.shrink();
+            self.challenges.shrink();
+        }
+    }
+}
+
+/// The operating system's generator. A machine without one cannot run this program.
+pub fn rng() -> impl CryptoRng {
+    UnwrapErr(getrandom::SysRng)
+}
