@@ -8,10 +8,22 @@
 //! * dropping a [`Generation`] cancels its work at the next decode step;
 //! * a reader that does not read holds up only its own generation.
 
+mod echo;
+mod llama;
+mod sampler;
+mod scheduler;
+mod sequence;
+mod template;
+mod text;
+
 use std::{fmt, path::PathBuf, time::Duration};
 
 use tokio::sync::mpsc;
 use zeroize::Zeroize;
+
+pub use echo::EchoEngine;
+pub use llama::{InjectedFault, LlamaEngine, LoadError};
+pub use template::InvalidTemplate;
 
 /// Turns a prompt into tokens.
 pub trait Engine: Send + Sync + fmt::Debug + 'static {

@@ -117,6 +117,10 @@ impl<'a> Inbound<'a> {
         let malformed = |echo| Refusal { echo, error: DecodeError::Malformed };
         let wire: WireFrame<'a> = object(text).map_err(|_| malformed(Echo::default()))?;
         let mut echo = Echo::default();
+        // Whatever else a ping carries, it is answered by a pong and never by an error.
+        if wire.kind.as_deref() == Some("ping") {
+            return Ok(Self { echo, frame: ClientFrame::Ping });
+        }
         if let Some(id) = wire.id {
             if id.get().len() > MAX_ID_LEN {
                 return Err(malformed(echo));
@@ -145,7 +149,6 @@ impl<'a> ClientFrame<'a> {
         let context = InitContext { job_id: wire.job_id, chain_id: wire.chain_id };
         let named = named.ok_or(DecodeError::MissingSessionId);
         match kind.as_ref() {
-            "ping" => Ok(Self::Ping),
             "encrypted_session_init" => Ok(Self::SessionInit(named?, RawInit(wire.payload, context))),
             "encrypted_message" => Ok(Self::Message(named?, RawSealed(wire.payload))),
             "stream_cancel" => Ok(Self::Cancel(named?)),

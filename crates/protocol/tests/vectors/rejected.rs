@@ -320,6 +320,14 @@ fn init_claims() -> Vec<NodeCase> {
         differ = differ.with_data(claims.json());
         cases.add(&named(name), Code::InvalidSignature, differ.frame());
 
+        let name = "claims that differ, the signer's as clientAddress";
+        let mut differ = recipe(name);
+        let claims = Object::default()
+            .with_text("clientAddress", &r::address_text(&differ.client))
+            .with_text("recoveryPublicKey", &hex(r::public(&other)));
+        differ = differ.with_data(claims.json());
+        cases.add(&named(name), Code::InvalidSignature, differ.frame());
+
         let name = "the other v of the right form";
         let flipped = recipe(name).changed(|p| {
             p.map_text("signatureHex", |text| {
@@ -672,6 +680,11 @@ fn message_aad() -> Vec<NodeCase> {
         let name = format!("message: sealed as message_0, sent as {sent}, which spends nothing");
         open.case(cases.add(&name, Code::DecryptionFailed, open.frame(&payload)), &[], &[0]);
     }
+    for sent in ["message_01", "message_+1", "message_1 ", "Message_1", "message_1\0"] {
+        let payload = open.payload(1).set_text("aadHex", &hex(sent));
+        let name = format!("message: sealed as message_1, sent as {sent:?}");
+        open.case(cases.add(&name, Code::DecryptionFailed, open.frame(&payload)), &[], &[1]);
+    }
     let reflected =
         r::sealed(&key, "chunk_0", &fixed("reflected"), b"Hel").set_text("aadHex", &hex("message_0"));
     let name = "message: a chunk of the answer, sent back as a message";
@@ -817,6 +830,10 @@ fn replays() -> Vec<NodeCase> {
     let name = "replay, guide-rust: the negative of the ephemeral key, the other way round";
     let recipe = Recipe::new(Make::GuideRust, name);
     cases.add(name, replay, recipe.frame()).before = vec![twin(&recipe)];
+    let name = "replay, guide-rust: the negative of the ephemeral key and the nonce, around other data";
+    let recipe = Recipe::new(Make::GuideRust, name);
+    let other = recipe.clone().keyed(Some(fixed("other data"))).claiming(true);
+    cases.add(name, replay, twin(&other)).before = vec![recipe.frame()];
     repeated_keys(&mut cases);
     cases.of
 }

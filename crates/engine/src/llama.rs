@@ -1,0 +1,210 @@
+//! A GGUF model on a thread of its own. Nothing else touches llama.cpp.
+//!
+//! The thread owns model and context; requests come to it by a bounded channel, answers leave it by one
+//! bounded channel each. A step that fails, or a panic, ends the requests in flight with an error, and the
+//! engine starts anew.
+
+mod model;
+mod worker;
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread::{self, JoinHandle},
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::{
+    Engine, Generation, InvalidTemplate, LlamaConfig, ModelInfo, Refused, Request, Status, sequence::Outputs,
+};
+
+/// Why a model cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file is missing or cannot be read.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is something else.
+    #[error("{0} is not a GGUF file")]
+    NotGguf(PathBuf),
+    /// llama.cpp does not take the model.
+    #[error(
+        "llama.cpp cannot load {0}: the file is damaged, its architecture is not known, or memory is short"
+    )]
+    Model(PathBuf),
+    /// The context does not fit.
+    #[error(
+        "there is not enough memory for {sequences} sequences of {context_tokens} tokens: lower MAX_SEQUENCES or CONTEXT_TOKENS"
+    )]
+    Context {
+        /// Sequences asked for.
+        sequences: u32,
+        /// Tokens of each.
+        context_tokens: u32,
+    },
+    /// See [`InvalidTemplate`].
+    #[error(transparent)]
+    Template(#[from] InvalidTemplate),
+    /// The thread could not be started, or llama.cpp itself.
+    #[error("the engine's thread could not be started")]
+    Thread,
+}
+
+/// A failure made on purpose, for tests of what comes after one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum InjectedFault {
+    /// The next step fails as llama.cpp's would.
+    Step,
+    /// The thread panics.
+    Panic,
+}
+
+/// What the engine's thread is asked.
+#[derive(Debug)]
+enum Command {
+    Generate(Box<Request>, Outputs),
+    Fail(InjectedFault),
+    Stop,
+}
+
+/// What both sides see.
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: AtomicUsize,
+    running: AtomicUsize,
+    restarts: AtomicU64,
+    prefilled: AtomicU64,
+    decoded: AtomicU64,
+    healthy: AtomicBool,
+    stopping: AtomicBool,
+}
+
+/// A served GGUF model.
+#[derive(Debug)]
+pub struct LlamaEngine {
+    models: [ModelInfo; 1],
+    slots: usize,
+    max_waiting: usize,
+    commands: mpsc::SyncSender<Command>,
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl LlamaEngine {
+    /// Loads the model and starts its thread; `progress` hears of it from 0 to 1. Blocks meanwhile.
+    ///
+    /// # Errors
+    /// [`LoadError`], which says what to do.
+    pub fn load(config: LlamaConfig, progress: impl FnMut(f32) + Send + 'static) -> Result<Self, LoadError> {
+        let digest = digest(&config.path)?;
+        let shared = Arc::new(Shared::default());
+        let slots = usize::try_from(config.max_sequences).unwrap_or(usize::MAX);
+        let max_waiting = config.max_waiting;
+        let name = config.name.clone();
+        // Every command has a place: what waits, what is being admitted, a fault, the stop.
+        let (commands, inbox) = mpsc::sync_channel(max_waiting.saturating_add(slots).saturating_add(2));
+        let (ready, loaded) = mpsc::sync_channel(1);
+        let theirs = Arc::clone(&shared);
+        let thread = thread::Builder::new()
+            .name("engine".into())
+            .spawn(move || worker::supervise(config, inbox, &theirs, &ready, progress))
+            .map_err(|_| LoadError::Thread)?;
+        let context_window = loaded.recv().map_err(|_| LoadError::Thread)??;
+        let model = ModelInfo { name, digest, context_window, engine: "llama.cpp" };
+        Ok(Self { models: [model], slots, max_waiting, commands, shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Stops the thread and waits for it. Requests in flight end with an error.
+    pub fn shut_down(&self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        let _ = self.commands.try_send(Command::Stop);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+
+    /// Makes the engine fail.
+    #[doc(hidden)]
+    pub fn inject(&self, fault: InjectedFault) {
+        let _ = self.commands.try_send(Command::Fail(fault));
+    }
+}
+
+impl Engine for LlamaEngine {
+    fn submit(&self, request: Request) -> Result<Generation, Refused> {
+        let [model] = &self.models;
+        if request.model.as_ref().is_some_and(|name| *name != model.name && name != "default") {
+            return Err(Refused::ModelNotFound);
+        }
+        if self.shared.stopping.load(Ordering::Acquire) {
+            return Err(Refused::Stopping);
+        }
+        let one_more = |waiting: usize| (waiting < self.max_waiting).then(|| waiting.saturating_add(1));
+        let place = self.shared.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
+        place.map_err(|_| Refused::Busy)?;
+        let (outputs, generation) = Outputs::channel();
+        self.commands.try_send(Command::Generate(Box::new(request), outputs)).map_err(|refused| {
+            self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
+            match refused {
+                mpsc::TrySendError::Full(_) => Refused::Busy,
+                mpsc::TrySendError::Disconnected(_) => Refused::Stopping,
+            }
+        })?;
+        Ok(generation)
+    }
+
+    fn models(&self) -> &[ModelInfo] {
+        &self.models
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            waiting: self.shared.waiting.load(Ordering::Relaxed),
+            running: self.shared.running.load(Ordering::Relaxed),
+            slots: self.slots,
+            restarts: self.shared.restarts.load(Ordering::Relaxed),
+            healthy: self.shared.healthy.load(Ordering::Relaxed),
+            prefilled_tokens: self.shared.prefilled.load(Ordering::Relaxed),
+            decoded_tokens: self.shared.decoded.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Drop for LlamaEngine {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+/// The SHA-256 of a GGUF file.
+fn digest(path: &Path) -> Result<String, LoadError> {
+    let failed = |source| LoadError::File { path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(failed)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut first = true;
+    loop {
+        let read = file.read(&mut buffer).map_err(failed)?;
+        let bytes = buffer.get(..read).unwrap_or_default();
+        if std::mem::take(&mut first) && !bytes.starts_with(b"GGUF") {
+            return Err(LoadError::NotGguf(path.to_owned()));
+        }
+        if bytes.is_empty() {
+            return Ok(const_hex::encode(<[u8; 32]>::from(hash.finalize())));
+        }
+        hash.update(bytes);
+    }
+}

@@ -1,0 +1,274 @@
+//! The engine with the default model.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test is meant to panic")]
+
+use std::{path::PathBuf, time::Duration};
+
+use fabstir_engine::{
+    Engine, Failure, FinishReason, Generation, InjectedFault, LlamaConfig, LlamaEngine, LoadError, Message,
+    Output, Overflow, Prompt, Refused, Request, Role, Sampling, Text, Usage,
+};
+
+fn model_path() -> PathBuf {
+    let path = std::env::var_os("FABSTIR_TEST_MODEL").map_or_else(
+        || {
+            let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+            let cache =
+                cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"))).unwrap();
+            cache.join("fabstir/models/SmolLM2-135M-Instruct.Q4_1.gguf")
+        },
+        PathBuf::from,
+    );
+    assert!(path.is_file(), "{} is missing: run scripts/fetch-model.sh", path.display());
+    path
+}
+
+fn config() -> LlamaConfig {
+    LlamaConfig {
+        path: model_path(),
+        name: "smollm2".into(),
+        context_tokens: 512,
+        max_sequences: 3,
+        threads: Some(1),
+        max_waiting: 8,
+        prefill_chunk: 128,
+        stalled_reader: Duration::from_secs(60),
+    }
+}
+
+fn engine() -> LlamaEngine {
+    LlamaEngine::load(config(), |_| {}).unwrap()
+}
+
+fn message(role: Role, words: &str) -> Message {
+    Message { role, content: Text::from(words) }
+}
+
+fn request(messages: Vec<Message>) -> Request {
+    Request {
+        model: None,
+        prompt: Prompt::Chat(messages),
+        overflow: Overflow::Refuse,
+        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        max_tokens: Some(24),
+        stop: Vec::new(),
+        client: 0,
+    }
+}
+
+fn asking(words: &str) -> Request {
+    request(vec![message(Role::System, "You are a helpful assistant."), message(Role::User, words)])
+}
+
+#[derive(Debug, PartialEq)]
+struct Answer {
+    text: String,
+    tokens: u32,
+    dropped: usize,
+    end: Result<(FinishReason, Usage), Failure>,
+}
+
+async fn read(mut generation: Generation) -> Answer {
+    let mut answer = Answer { text: String::new(), tokens: 0, dropped: 0, end: Err(Failure::Engine) };
+    while let Some(output) = generation.outputs.recv().await {
+        match output {
+            Output::Started { dropped_messages, .. } => answer.dropped = dropped_messages,
+            Output::Text { text, tokens } => {
+                answer.text.push_str(text.as_str());
+                answer.tokens += tokens;
+            }
+            Output::Finished { reason, usage } => answer.end = Ok((reason, usage)),
+            Output::Failed(failure) => answer.end = Err(failure),
+        }
+    }
+    answer
+}
+
+async fn answer(engine: &LlamaEngine, request: Request) -> Answer {
+    read(engine.submit(request).unwrap()).await
+}
+
+/// Waits for something that the engine's thread does in its own time.
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "never came: {what}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn the_model_answers_and_counts() {
+    let engine = engine();
+    let answer = answer(&engine, asking("What is the capital of France?")).await;
+    assert!(answer.text.contains("Paris"), "{}", answer.text);
+    let (reason, usage) = answer.end.unwrap();
+    assert_eq!(reason, FinishReason::Stop);
+    assert!(usage.prompt_tokens > 20 && usage.completion_tokens >= answer.tokens, "{usage:?}");
+    assert_eq!(engine.models()[0].digest, "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53");
+}
+
+#[tokio::test]
+async fn answers_computed_together_are_those_computed_alone() {
+    let engine = engine();
+    let prompts = ["What is the capital of France?", "Name a colour.", "Say hello.", "What is two plus two?"];
+    let mut alone = Vec::new();
+    for prompt in prompts {
+        alone.push(answer(&engine, asking(prompt)).await.text);
+    }
+    let generations: Vec<_> = prompts.iter().map(|prompt| engine.submit(asking(prompt)).unwrap()).collect();
+    let mut together = Vec::new();
+    for generation in generations {
+        together.push(read(generation).await.text);
+    }
+    // The arithmetic of a batch may round otherwise than that of one sequence, which can turn a close choice;
+    // the first words are not close.
+    for (alone, together) in alone.iter().zip(&together) {
+        let head = |text: &str| text.chars().take(12).collect::<String>();
+        assert_eq!(head(alone), head(together));
+    }
+}
+
+#[tokio::test]
+async fn the_end_has_its_true_reason() {
+    let engine = engine();
+    let short = Request { max_tokens: Some(3), ..asking("Tell me a story.") };
+    let answer_short = answer(&engine, short).await;
+    assert_eq!(
+        answer_short.end.map(|(reason, usage)| (reason, usage.completion_tokens)),
+        Ok((FinishReason::Length, 3))
+    );
+    let stopped = Request { stop: vec!["Paris".into()], ..asking("What is the capital of France?") };
+    let answer_stopped = answer(&engine, stopped).await;
+    assert!(matches!(answer_stopped.end, Ok((FinishReason::Stop, _))));
+    assert!(!answer_stopped.text.contains("Par"), "{}", answer_stopped.text);
+    let none = Request { max_tokens: Some(0), ..asking("Hello") };
+    assert!(matches!(
+        answer(&engine, none).await.end,
+        Ok((FinishReason::Length, Usage { completion_tokens: 0, .. }))
+    ));
+}
+
+#[tokio::test]
+async fn a_seed_repeats_an_answer_and_no_seed_does_not() {
+    let engine = engine();
+    let seeded = |seed| Request {
+        sampling: Sampling { temperature: 1.5, top_k: 0, seed, ..Sampling::default() },
+        ..asking("Tell me a story about a fox.")
+    };
+    let first = answer(&engine, seeded(Some(7))).await.text;
+    assert_eq!(first, answer(&engine, seeded(Some(7))).await.text);
+    assert_ne!(first, answer(&engine, seeded(Some(8))).await.text);
+    assert_ne!(answer(&engine, seeded(None)).await.text, answer(&engine, seeded(None)).await.text);
+}
+
+#[tokio::test]
+async fn a_prompt_longer_than_the_context_fails_by_name() {
+    let engine = engine();
+    for words in ["fox ".repeat(600), "fox ".repeat(200_000)] {
+        let end = answer(&engine, asking(&words)).await.end;
+        let Err(Failure::PromptTooLong { prompt_tokens, context_window: 512 }) = end else {
+            panic!("{end:?}")
+        };
+        assert!(prompt_tokens > 512, "{prompt_tokens}");
+    }
+}
+
+#[tokio::test]
+async fn the_oldest_turns_make_room() {
+    let engine = engine();
+    let mut messages = vec![message(Role::System, "You are a helpful assistant.")];
+    for _ in 0..6 {
+        messages.push(message(Role::User, &"fox ".repeat(120)));
+        messages.push(message(Role::Assistant, "Yes."));
+    }
+    messages.push(message(Role::User, "What is the capital of France?"));
+    let answer = answer(&engine, Request { overflow: Overflow::DropOldest, ..request(messages) }).await;
+    assert!(answer.dropped > 0 && answer.dropped < 12, "{}", answer.dropped);
+    assert!(answer.text.contains("Paris"), "{}", answer.text);
+}
+
+#[tokio::test]
+async fn control_tokens_of_a_user_are_words() {
+    let engine = engine();
+    let tokens = async |words: &str| answer(&engine, asking(words)).await.end.unwrap().1.prompt_tokens;
+    let empty = tokens("").await;
+    assert!(tokens("<|im_end|>").await > empty + 1, "as a control token it would be one token");
+}
+
+#[tokio::test]
+async fn a_dropped_generation_frees_its_slot() {
+    let engine = engine();
+    let mut generation =
+        engine.submit(Request { max_tokens: None, ..asking("Write a very long story.") }).unwrap();
+    generation.outputs.recv().await.unwrap();
+    drop(generation);
+    until("a free slot", || engine.status().running == 0).await;
+    assert_eq!(
+        answer(&engine, asking("Say hello.")).await.end.map(|(_, usage)| usage.completion_tokens > 0),
+        Ok(true)
+    );
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once() {
+    let engine =
+        LlamaEngine::load(LlamaConfig { max_sequences: 1, max_waiting: 1, ..config() }, |_| {}).unwrap();
+    let long = || Request { max_tokens: None, ..asking("Write a very long story.") };
+    let mut running = engine.submit(long()).unwrap();
+    running.outputs.recv().await.unwrap();
+    let waiting = engine.submit(long()).unwrap();
+    assert_eq!(engine.submit(long()).err(), Some(Refused::Busy));
+    drop(waiting);
+    until("a place in the queue", || engine.status().waiting == 0).await;
+    assert!(engine.submit(long()).is_ok());
+    let unknown = Request { model: Some("another".into()), ..asking("") };
+    assert_eq!(engine.submit(unknown).err(), Some(Refused::ModelNotFound));
+}
+
+#[tokio::test]
+async fn a_failure_is_told_and_the_engine_comes_back() {
+    let engine = engine();
+    for (fault, restarts) in [(InjectedFault::Step, 1), (InjectedFault::Panic, 2)] {
+        let mut running =
+            engine.submit(Request { max_tokens: None, ..asking("Write a very long story.") }).unwrap();
+        running.outputs.recv().await.unwrap();
+        engine.inject(fault);
+        assert_eq!(read(running).await.end, Err(Failure::Engine));
+        let after = answer(&engine, asking("What is the capital of France?")).await;
+        assert!(after.text.contains("Paris"), "{after:?}");
+        assert_eq!(engine.status().restarts, restarts);
+        assert!(engine.status().healthy);
+    }
+}
+
+#[tokio::test]
+async fn characters_of_several_tokens_come_whole() {
+    let engine = engine();
+    let request =
+        Request { max_tokens: Some(40), ..asking("Repeat exactly: 😀🎉🚀 naïve café 日本語") };
+    let mut generation = engine.submit(request).unwrap();
+    let mut pieces = Vec::new();
+    while let Some(output) = generation.outputs.recv().await {
+        if let Output::Text { text, .. } = output {
+            pieces.push(text.as_str().to_owned());
+        }
+    }
+    // Only where max_tokens cuts a character in two may half of one remain, at the very end.
+    pieces.pop();
+    assert!(pieces.iter().any(|piece| !piece.is_ascii()), "{pieces:?}");
+    assert!(pieces.iter().all(|piece| !piece.contains('\u{fffd}')), "{pieces:?}");
+}
+
+#[test]
+fn what_is_no_model_is_refused_with_a_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let load = |path: PathBuf| LlamaEngine::load(LlamaConfig { path, ..config() }, |_| {}).unwrap_err();
+    assert!(matches!(load(folder.path().join("missing.gguf")), LoadError::File { .. }));
+    let text = folder.path().join("text.gguf");
+    std::fs::write(&text, "not a model").unwrap();
+    assert!(matches!(load(text), LoadError::NotGguf(_)));
+    let broken = folder.path().join("broken.gguf");
+    std::fs::write(&broken, b"GGUF and nothing after it").unwrap();
+    assert!(matches!(load(broken), LoadError::Model(_)));
+}
