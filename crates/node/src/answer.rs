@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use fabstir_engine::{
-    Failure, FinishReason, Generation, Message, Output, Overflow, Prompt, Refused, Request, Role, Sampling, Text,
+    Failure, FinishReason, Generation, Message, Output, Overflow, Prompt, Refused, Request, Role, Sampling,
+    Text,
 };
 use fabstir_protocol::{
     Code,
@@ -300,7 +301,12 @@ impl Answer {
         .encode()
     }
 
-    fn last_frames(&mut self, reason: StreamEndReason, finish_reason: &str, code: Option<Code>) -> Vec<String> {
+    fn last_frames(
+        &mut self,
+        reason: StreamEndReason,
+        finish_reason: &str,
+        code: Option<Code>,
+    ) -> Vec<String> {
         let mut frames = Vec::with_capacity(3);
         if matches!(self.channel, Channel::Sealed(_)) {
             if code.is_none() {
@@ -337,7 +343,12 @@ fn ticks(every: Duration) -> Interval {
 }
 
 /// The engine's request, and the words to remember where the node keeps the conversation.
-fn prepare(node: &node::Node, running: &Running, request: PromptRequest, client: u64) -> (Request, Option<Words>) {
+fn prepare(
+    node: &node::Node,
+    running: &Running,
+    request: PromptRequest,
+    client: u64,
+) -> (Request, Option<Words>) {
     let system = node.config.default_system_prompt.as_deref();
     let PromptRequest { prompt, model, max_tokens, sampling, stop } = request;
     let (messages, overflow, asked) = match prompt {
@@ -357,7 +368,9 @@ fn prepare(node: &node::Node, running: &Running, request: PromptRequest, client:
 
 fn stateless(system: Option<&str>, messages: Vec<RequestMessage>) -> Vec<Message> {
     let has_system = messages.iter().any(|message| message.role == SpokenBy::System);
-    let default = system.filter(|_| !has_system).map(|words| Message { role: Role::System, content: Text::from(words) });
+    let default = system
+        .filter(|_| !has_system)
+        .map(|words| Message { role: Role::System, content: Text::from(words) });
     let said = messages.into_iter().map(|message| Message {
         role: match message.role {
             SpokenBy::System => Role::System,

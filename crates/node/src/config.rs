@@ -223,7 +223,9 @@ pub enum ConfigError {
     NeedsKey { setting: &'static str },
     #[error("{one} and {other} contradict each other: set one of them")]
     Contradiction { one: &'static str, other: &'static str },
-    #[error("SESSION_MAX_SECONDS is less than SESSION_KEY_TTL_SECONDS: an idle session would outlive the longest one")]
+    #[error(
+        "SESSION_MAX_SECONDS is less than SESSION_KEY_TTL_SECONDS: an idle session would outlive the longest one"
+    )]
     MaxBelowTtl,
     #[error("MAX_TOKENS_PER_REQUEST is more than CONTEXT_TOKENS, which holds prompt and answer together")]
     MaxTokensAboveContext,
@@ -265,7 +267,10 @@ impl Args {
     ///
     /// # Errors
     /// [`ConfigError`]: a setting that means nothing, or two that contradict each other.
-    pub fn resolve(self, env: impl Fn(&str) -> Option<String>) -> Result<(Config, Option<NodeKey>), ConfigError> {
+    pub fn resolve(
+        self,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<(Config, Option<NodeKey>), ConfigError> {
         let test_keys = if self.allow_test_keys { TestKeys::Allowed } else { TestKeys::Refused };
         let key = match env(HOST_PRIVATE_KEY).map(Zeroizing::new) {
             Some(text) => Some(NodeKey::read(&text, test_keys)?),
@@ -377,7 +382,9 @@ impl EnvFile {
         let entries = match dotenvy::from_path_iter(path) {
             Ok(entries) => entries,
             Err(error) if error.not_found() => return Ok(Self::default()),
-            Err(_) => return Err(ConfigError::EnvFile { path: shown(), reason: "it cannot be opened".into() }),
+            Err(_) => {
+                return Err(ConfigError::EnvFile { path: shown(), reason: "it cannot be opened".into() });
+            }
         };
         let mut settings = HashMap::new();
         for entry in entries {
@@ -415,10 +422,11 @@ fn others_may_read(path: &Path) -> bool {
 mod tests {
     use super::*;
 
-    const KEY: &str = "0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690e";
+    const KEY: &str = "0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d";
 
     fn resolve(flags: &[&str], env: &[(&str, &str)]) -> Result<(Config, Option<NodeKey>), ConfigError> {
-        let lookup = |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        let lookup =
+            |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
         let argv = ["node"].iter().chain(flags).map(OsString::from);
         Args::read(argv, &lookup).unwrap().resolve(lookup)
     }
@@ -430,7 +438,8 @@ mod tests {
     #[test]
     fn a_flag_wins_over_the_environment_and_the_environment_over_the_default() {
         assert_eq!(resolve(&[], &[]).unwrap().0.listen.to_string(), "127.0.0.1:8080");
-        let env = [("LISTEN_ADDR", "127.0.0.1:1"), ("SESSION_KEY_TTL_SECONDS", "7"), ("ALLOW_PLAINTEXT", "true")];
+        let env =
+            [("LISTEN_ADDR", "127.0.0.1:1"), ("SESSION_KEY_TTL_SECONDS", "7"), ("ALLOW_PLAINTEXT", "true")];
         let (config, _) = resolve(&["--listen-addr", "127.0.0.1:2"], &env).unwrap();
         assert_eq!(config.listen.to_string(), "127.0.0.1:2");
         assert_eq!(config.store.ttl, Duration::from_secs(7));
@@ -450,7 +459,9 @@ mod tests {
         assert!(sentence(&["--allow-plaintext"], &[key, test, clients]).contains("ALLOWED_CLIENTS"));
         assert!(sentence(&[], &[clients]).contains("needs HOST_PRIVATE_KEY"));
         assert!(sentence(&["--require-encryption"], &[]).contains("needs HOST_PRIVATE_KEY"));
-        assert!(sentence(&["--model", "default", "--model-path", "x.gguf"], &[]).contains("MODEL_PATH and MODEL"));
+        assert!(
+            sentence(&["--model", "default", "--model-path", "x.gguf"], &[]).contains("MODEL_PATH and MODEL")
+        );
         assert!(sentence(&["--session-max-seconds", "10"], &[]).starts_with("SESSION_MAX_SECONDS"));
         assert!(sentence(&["--max-tokens-per-request", "9999"], &[]).starts_with("MAX_TOKENS_PER_REQUEST"));
         assert!(sentence(&["--allowed-clients", "0x12"], &[key, test]).contains("0x12"));

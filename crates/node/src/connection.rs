@@ -197,7 +197,11 @@ impl Connection {
             job_id: context.job_id,
             chain_id,
             client_address: live.owner().map(|owner| owner.address().to_string()),
-            message: if live.is_plaintext() { "plaintext session opened" } else { "encrypted session opened" },
+            message: if live.is_plaintext() {
+                "plaintext session opened"
+            } else {
+                "encrypted session opened"
+            },
             warning,
             id: echo.id.as_deref(),
         };
@@ -214,7 +218,8 @@ impl Connection {
         let place = self.place(id)?;
         let opened = crypto::open_message(&live, raw, self.peer);
         let (plaintext, sealer) = self.counted(opened)?;
-        let request = PromptRequest::read(plaintext.as_bytes()).map_err(|error| Told::from(&Error::from(error)))?;
+        let request =
+            PromptRequest::read(plaintext.as_bytes()).map_err(|error| Told::from(&Error::from(error)))?;
         self.start(live, request, Channel::Sealed(sealer), echo, place);
         Ok(())
     }

@@ -64,7 +64,8 @@ mod tests {
     fn a_prompt_comes_after_what_was_said() {
         let conversation = Conversation::default();
         conversation.add(Words::from("a"), Words::from("b"), 0);
-        let expected = [(Role::System, "be brief"), (Role::User, "a"), (Role::Assistant, "b"), (Role::User, "now")];
+        let expected =
+            [(Role::System, "be brief"), (Role::User, "a"), (Role::Assistant, "b"), (Role::User, "now")];
         assert_eq!(said(&conversation), expected.map(|(role, text)| (role, text.to_owned())));
     }
 

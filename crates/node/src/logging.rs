@@ -7,7 +7,8 @@ use tracing_subscriber::{EnvFilter, filter::ParseError};
 use crate::config::{Config, LogFormat};
 
 /// Dependencies that would write what passes through them. Capped, whatever the filter says.
-const CAPPED: &[&str] = &["tungstenite=info", "tokio_tungstenite=info", "hyper=info", "hyper_util=info", "h2=info"];
+const CAPPED: &[&str] =
+    &["tungstenite=info", "tokio_tungstenite=info", "hyper=info", "hyper_util=info", "h2=info"];
 
 /// The filter that `directives` asks for, with the caps on top.
 ///

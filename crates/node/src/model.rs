@@ -70,7 +70,9 @@ impl ModelSource {
     fn hub(name: &str) -> Option<Self> {
         let (owner, rest) = name.split_once('/')?;
         let (repo, file) = rest.split_once('/')?;
-        let plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['?', '#', '\\', '%']);
+        let plain = |part: &str| {
+            !part.is_empty() && part != "." && part != ".." && !part.contains(['?', '#', '\\', '%'])
+        };
         let whole = plain(owner) && plain(repo) && file.split('/').all(plain) && file.ends_with(".gguf");
         whole.then(|| Self::Hub { repo: format!("{owner}/{repo}"), file: file.to_owned() })
     }
@@ -117,7 +119,12 @@ async fn fetch_default(models: &Path) -> Result<PathBuf, ModelError> {
 
 /// Fetches `file` of `repo`: continues where an earlier fetch broke off, checks the SHA-256 that the hub
 /// publishes for it, and moves it into place only when it is whole.
-async fn fetch_from_hub(endpoint: &str, repo: &str, file: &str, models: &Path) -> Result<PathBuf, ModelError> {
+async fn fetch_from_hub(
+    endpoint: &str,
+    repo: &str,
+    file: &str,
+    models: &Path,
+) -> Result<PathBuf, ModelError> {
     let name = format!("hf:{repo}/{file}");
     let target = models.join("hub").join(repo).join(file);
     if target.is_file() {
@@ -143,7 +150,9 @@ impl HubFetch {
         let digest = digest_of(&part).await.map_err(|error| format!("{}: {error}", part.display()))?;
         if digest != expected {
             let _ = fs::remove_file(&part).await;
-            return Err(format!("its SHA-256 is {digest}, the hub says {expected}; what was fetched is removed"));
+            return Err(format!(
+                "its SHA-256 is {digest}, the hub says {expected}; what was fetched is removed"
+            ));
         }
         fs::rename(&part, &self.target).await.map_err(|error| format!("{}: {error}", self.target.display()))
     }
@@ -151,8 +160,10 @@ impl HubFetch {
     /// The hub answers for a large file with a redirect that carries the file's SHA-256 as its linked etag.
     async fn published_digest(&self) -> Result<String, String> {
         let no_redirect = reqwest::redirect::Policy::none();
-        let client = reqwest::Client::builder().redirect(no_redirect).build().map_err(|error| error.to_string())?;
-        let response = client.head(&self.url).send().await.map_err(|error| error.without_url().to_string())?;
+        let client =
+            reqwest::Client::builder().redirect(no_redirect).build().map_err(|error| error.to_string())?;
+        let response =
+            client.head(&self.url).send().await.map_err(|error| error.without_url().to_string())?;
         if response.status().is_client_error() || response.status().is_server_error() {
             return Err(format!("the hub answers {}", response.status()));
         }
@@ -182,8 +193,11 @@ impl HubFetch {
             .await
             .map_err(|error| format!("{}: {error}", part.display()))?;
         let start = if append { have } else { 0 };
-        let progress = ProgressBar::new(response.content_length().unwrap_or(0).saturating_add(start)).with_position(start);
-        if let Ok(style) = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}") {
+        let progress = ProgressBar::new(response.content_length().unwrap_or(0).saturating_add(start))
+            .with_position(start);
+        if let Ok(style) =
+            ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
+        {
             progress.set_style(style);
         }
         while let Some(chunk) = response.chunk().await.map_err(|error| error.without_url().to_string())? {
@@ -219,7 +233,15 @@ mod tests {
         assert_eq!(read(Some("a.gguf")), Ok(ModelSource::File("a.gguf".into())));
         let hub = ModelSource::Hub { repo: "owner/repo".into(), file: "q4/model.gguf".into() };
         assert_eq!(read(Some("hf:owner/repo/q4/model.gguf")), Ok(hub));
-        for wrong in ["hf:", "hf:a", "hf:a/b", "hf:a/b/c.bin", "hf:a/../c.gguf", "hf:a/b/../../c.gguf", "hf:a/b/c?.gguf"] {
+        for wrong in [
+            "hf:",
+            "hf:a",
+            "hf:a/b",
+            "hf:a/b/c.bin",
+            "hf:a/../c.gguf",
+            "hf:a/b/../../c.gguf",
+            "hf:a/b/c?.gguf",
+        ] {
             assert_eq!(read(Some(wrong)), Err(wrong.to_owned()));
         }
     }
@@ -231,10 +253,13 @@ mod tests {
             let digest = digest.clone();
             async move {
                 let range = request.headers().get("range").and_then(|range| range.to_str().ok());
-                let from = range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+                let from = range
+                    .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
                 let etag = [("x-linked-etag", format!("\"{digest}\""))];
                 match from {
-                    Some(from) if from < file.len() => (axum::http::StatusCode::PARTIAL_CONTENT, etag, &file[from..]).into_response(),
+                    Some(from) if from < file.len() => {
+                        (axum::http::StatusCode::PARTIAL_CONTENT, etag, &file[from..]).into_response()
+                    }
                     Some(_) => axum::http::StatusCode::RANGE_NOT_SATISFIABLE.into_response(),
                     None => (etag, file).into_response(),
                 }
@@ -269,7 +294,9 @@ mod tests {
         let folder = cache.path().join("hub/owner/repo");
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("m.gguf.part"), &FILE[..7]).unwrap();
-        let path = fetch_from_hub(&hub(FILE, sha256(FILE)).await, "owner/repo", "m.gguf", cache.path()).await.unwrap();
+        let path = fetch_from_hub(&hub(FILE, sha256(FILE)).await, "owner/repo", "m.gguf", cache.path())
+            .await
+            .unwrap();
         assert_eq!(std::fs::read(path).unwrap(), FILE);
     }
 

@@ -66,6 +66,14 @@ pub(crate) fn close_frame(error: &Error) -> Option<CloseFrame> {
         Error::Capacity(_) => close(CloseCode::Size, "the message is larger than MAX_FRAME_BYTES"),
         Error::Utf8(_) => close(CloseCode::Invalid, "a text message must be UTF-8"),
         Error::Protocol(_) => close(CloseCode::Protocol, "the frame breaks RFC 6455"),
-        _ => None,
+        Error::ConnectionClosed
+        | Error::AlreadyClosed
+        | Error::Io(_)
+        | Error::Tls(_)
+        | Error::WriteBufferFull(_)
+        | Error::AttackAttempt
+        | Error::Url(_)
+        | Error::Http(_)
+        | Error::HttpFormat(_) => None,
     }
 }

@@ -20,11 +20,29 @@ pub use session_key_store::{
     StoreLimits,
 };
 
+/// Says at start whether there is a key, in the words that operators look for.
+pub fn announce(key: Option<&NodeKey>) {
+    match key {
+        Some(key) => {
+            tracing::info!(address = %key.address(), public_key = %key.public(), "Private key loaded successfully");
+        }
+        None => tracing::warn!(
+            "HOST_PRIVATE_KEY not found: sessions are NOT encrypted, everybody on the way can read them. \
+             Encrypted frames are refused. Set HOST_PRIVATE_KEY to serve encrypted sessions"
+        ),
+    }
+}
+
 /// Opens and authenticates a session init, as far as that needs no memory of other inits.
 ///
 /// # Errors
 /// See [`fabstir_protocol::Error`].
-pub fn open_init(key: &PrivateKey, id: SessionId, raw: RawInit<'_>, peer: IpAddr) -> Result<Established, Error> {
+pub fn open_init(
+    key: &PrivateKey,
+    id: SessionId,
+    raw: RawInit<'_>,
+    peer: IpAddr,
+) -> Result<Established, Error> {
     let established = raw.read(id).and_then(|init| Ok(init.open(key)?.authenticate()?));
     match &established {
         Ok(established) => tracing::info!(
@@ -41,7 +59,11 @@ pub fn open_init(key: &PrivateKey, id: SessionId, raw: RawInit<'_>, peer: IpAddr
 ///
 /// # Errors
 /// See [`fabstir_protocol::Error`].
-pub fn open_message(live: &LiveSession, raw: RawSealed<'_>, peer: IpAddr) -> Result<(Plaintext, SealedMessage), Error> {
+pub fn open_message(
+    live: &LiveSession,
+    raw: RawSealed<'_>,
+    peer: IpAddr,
+) -> Result<(Plaintext, SealedMessage), Error> {
     tracing::debug!(event = "decryption", session_id = %live.id(), "Decrypting encrypted_message");
     let opened = raw.read().map_err(Error::from).and_then(|payload| live.open(&payload));
     match &opened {
@@ -56,10 +78,9 @@ pub fn open_message(live: &LiveSession, raw: RawSealed<'_>, peer: IpAddr) -> Res
 }
 
 fn decryption_failed(event: &'static str, error: &Error, peer: IpAddr) {
-    match error {
-        Error::Decode(DecodeError::NonceSize) => {
-            tracing::info!(event, %peer, "Decryption failed: invalid nonce size");
-        }
-        error => tracing::info!(event, %peer, "Decryption failed: {error}"),
+    if *error == Error::Decode(DecodeError::NonceSize) {
+        tracing::info!(event, %peer, "Decryption failed: invalid nonce size");
+    } else {
+        tracing::info!(event, %peer, "Decryption failed: {error}");
     }
 }

@@ -31,8 +31,10 @@ pub enum InvalidNodeKey {
     #[error(transparent)]
     Form(#[from] InvalidPrivateKey),
     /// Everybody has it.
-    #[error("this private key is published in documentation or test tools, so everybody has it; make your own \
-             with `openssl rand -hex 32`, or set ALLOW_TEST_KEYS=true if nothing is at stake")]
+    #[error(
+        "this private key is published in documentation or test tools, so everybody has it; make your own \
+             with `openssl rand -hex 32`, or set ALLOW_TEST_KEYS=true if nothing is at stake"
+    )]
     Published,
 }
 
@@ -69,7 +71,10 @@ impl NodeKey {
     ///
     /// # Errors
     /// Where the signature comes out with a high s, which it does not.
-    pub fn answer_challenge(&self, challenge: &[u8; 32]) -> Result<Signature, fabstir_protocol::identity::InvalidSignature> {
+    pub fn answer_challenge(
+        &self,
+        challenge: &[u8; 32],
+    ) -> Result<Signature, fabstir_protocol::identity::InvalidSignature> {
         self.private.sign(&challenge_digest(&self.address, challenge))
     }
 
@@ -146,7 +151,11 @@ mod tests {
     #[test]
     fn published_keys_are_refused_unless_allowed() {
         for key in [HARDHAT, GANACHE, GUIDE, ONE] {
-            assert_eq!(NodeKey::read(key, TestKeys::Refused).unwrap_err(), InvalidNodeKey::Published, "{key}");
+            assert_eq!(
+                NodeKey::read(key, TestKeys::Refused).unwrap_err(),
+                InvalidNodeKey::Published,
+                "{key}"
+            );
             assert!(NodeKey::read(key, TestKeys::Allowed).is_ok());
         }
     }

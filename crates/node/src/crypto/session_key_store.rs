@@ -17,8 +17,8 @@ use fabstir_protocol::{
     identity::InvalidSignature,
     seal::Plaintext,
     v1::{
-        AnswerSealer, Established, InitMemory, InitMemoryLimits, Network, NotRemembered, Owner, ProcessSecret,
-        SealedPayload, Session,
+        AnswerSealer, Established, InitMemory, InitMemoryLimits, Network, NotRemembered, Owner,
+        ProcessSecret, SealedPayload, Session,
     },
 };
 use rand_core::CryptoRng;
@@ -140,7 +140,10 @@ impl LiveSession {
 
 impl fmt::Debug for LiveSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LiveSession").field("id", &self.id).field("owner", &self.owner).finish_non_exhaustive()
+        f.debug_struct("LiveSession")
+            .field("id", &self.id)
+            .field("owner", &self.owner)
+            .finish_non_exhaustive()
     }
 }
 
@@ -198,7 +201,9 @@ impl Record {
     fn is_expired(&self, limits: &StoreLimits, now: Instant) -> bool {
         let over = |since: Instant, limit| now.saturating_duration_since(since) >= limit;
         let abandoned = matches!(self.holder, Holder::NobodySince(since) if over(since, limits.grace));
-        abandoned || over(self.first_init, limits.session_max) || (self.running == 0 && over(self.last_active, limits.ttl))
+        abandoned
+            || over(self.first_init, limits.session_max)
+            || (self.running == 0 && over(self.last_active, limits.ttl))
     }
 }
 
@@ -224,7 +229,8 @@ pub struct SessionKeyStore {
 impl SessionKeyStore {
     /// An empty store.
     pub fn new(limits: StoreLimits, clock: Clock, rng: &mut impl CryptoRng) -> Self {
-        let memory = InitMemory::new(ProcessSecret::random(rng), InitMemoryLimits::standard(limits.ttl.as_secs()));
+        let memory =
+            InitMemory::new(ProcessSecret::random(rng), InitMemoryLimits::standard(limits.ttl.as_secs()));
         let inner = Inner {
             live: HashMap::new(),
             records: HashMap::new(),
@@ -284,7 +290,11 @@ impl SessionKeyStore {
         now: Instant,
     ) -> Result<(ConversationKey, u64), OpenRefused> {
         let key = ConversationKey::of(owner, connection, id);
-        if inner.records.get(&key).is_some_and(|record| record.running == 0 && record.is_expired(&self.limits, now)) {
+        if inner
+            .records
+            .get(&key)
+            .is_some_and(|record| record.running == 0 && record.is_expired(&self.limits, now))
+        {
             self.expire(inner, &key, now);
         }
         let on_connection = inner.live.get(&connection);
@@ -339,7 +349,12 @@ impl SessionKeyStore {
     }
 
     /// The session that this connection holds under `id`, unless it has expired.
-    pub fn session(&self, connection: ConnectionId, id: &SessionId, now: Instant) -> Option<Arc<LiveSession>> {
+    pub fn session(
+        &self,
+        connection: ConnectionId,
+        id: &SessionId,
+        now: Instant,
+    ) -> Option<Arc<LiveSession>> {
         let mut inner = lock(&self.inner);
         let live = inner.live.get(&connection)?.get(id).map(Arc::clone)?;
         let key = ConversationKey::of(live.owner, connection, id);
@@ -354,7 +369,12 @@ impl SessionKeyStore {
     }
 
     /// Marks a session as at work, from an opened message until its answer has ended.
-    pub fn begin(self: &Arc<Self>, live: Arc<LiveSession>, connection: ConnectionId, now: Instant) -> Running {
+    pub fn begin(
+        self: &Arc<Self>,
+        live: Arc<LiveSession>,
+        connection: ConnectionId,
+        now: Instant,
+    ) -> Running {
         let key = ConversationKey::of(live.owner, connection, &live.id);
         self.update(&key, live.number, |record| {
             record.running = record.running.saturating_add(1);
@@ -416,7 +436,12 @@ impl SessionKeyStore {
         let inner = lock(&self.inner);
         let keys: Vec<_> = inner.keys.iter().filter_map(Weak::upgrade).collect();
         SessionKeyMetrics {
-            active_sessions: inner.live.values().flat_map(HashMap::values).filter(|live| !live.is_plaintext()).count(),
+            active_sessions: inner
+                .live
+                .values()
+                .flat_map(HashMap::values)
+                .filter(|live| !live.is_plaintext())
+                .count(),
             total_keys_stored: keys.len(),
             memory_usage_estimate_bytes: keys.iter().map(|live| live.memory_usage()).sum(),
             expired_keys_cleaned: inner.expired,

@@ -43,7 +43,9 @@ async fn sign(shared: &Shared, request: Request) -> Result<Proof, Response> {
     if mode == ChallengeMode::Off {
         return Err(refusal(Code::ChallengeDisabled));
     }
-    let Some(Peer(peer)) = request.extensions().get().copied() else { return Err(refusal(Code::InternalError)) };
+    let Some(Peer(peer)) = request.extensions().get().copied() else {
+        return Err(refusal(Code::InternalError));
+    };
     if let Err(wait) = shared.node.challenges.check(Network::from(peer)) {
         return Err(refusal_after(Code::RateLimited, Some(wait)));
     }

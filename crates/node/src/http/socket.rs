@@ -19,14 +19,15 @@ use crate::{
 
 /// `GET /v1/ws`.
 pub(super) async fn upgrade(State(shared): State<Shared>, request: Request) -> Response {
-    if let Err(refused) = admit(&shared, request.headers()) {
-        return refused;
+    if let Err(code) = admit(&shared, request.headers()) {
+        return refusal(code);
     }
     let Some(Peer(peer)) = request.extensions().get().copied() else { return refusal(Code::InternalError) };
     let open = request.extensions().get::<Arc<OpenConnection>>().map(Arc::clone);
     let Some((response, socket)) = websocket::upgrade(request, shared.node.config.max_frame_bytes) else {
         let advice = [(header::UPGRADE, "websocket"), (header::SEC_WEBSOCKET_VERSION, "13")];
-        return (StatusCode::UPGRADE_REQUIRED, advice, "GET /v1/ws is a WebSocket of RFC 6455\n").into_response();
+        return (StatusCode::UPGRADE_REQUIRED, advice, "GET /v1/ws is a WebSocket of RFC 6455\n")
+            .into_response();
     };
     shared.tasks.spawn(async move {
         match socket.await {
@@ -41,8 +42,8 @@ pub(super) async fn upgrade(State(shared): State<Shared>, request: Request) -> R
 /// `POST /v1/ws`: one frame in, the frame that a WebSocket would have answered out. What it opens is cleared
 /// at once.
 pub(super) async fn probe(State(shared): State<Shared>, request: Request) -> Response {
-    if let Err(refused) = admit(&shared, request.headers()) {
-        return refused;
+    if let Err(code) = admit(&shared, request.headers()) {
+        return refusal(code);
     }
     let Some(Peer(peer)) = request.extensions().get().copied() else { return refusal(Code::InternalError) };
     let bytes = match body(request.into_body(), shared.node.config.max_frame_bytes).await {
@@ -60,13 +61,13 @@ pub(super) async fn probe(State(shared): State<Shared>, request: Request) -> Res
     }
 }
 
-fn admit(shared: &Shared, headers: &HeaderMap) -> Result<(), Response> {
+fn admit(shared: &Shared, headers: &HeaderMap) -> Result<(), Code> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let origin = headers.get(header::ORIGIN).map(|value| value.to_str().unwrap_or("null"));
     if shared.node.config.allowed_origins.admit(origin, text(header::HOST)) {
         return Ok(());
     }
-    Err(refusal(Code::OriginNotAllowed))
+    Err(Code::OriginNotAllowed)
 }
 
 /// The status that goes with a frame: that of its code, if it is an error.
