@@ -297,9 +297,9 @@ async fn test_nonce_uniqueness_enforcement() {
     let mut peer = node.connect().await;
     let mut session = peer.open("1").await.session;
     let mut nonces = HashSet::new();
-    let words = "word ".repeat(1000);
+    let stateless = json!({"messages": [{"role": "user", "content": "word ".repeat(1000)}]}).to_string();
     for _ in 0..3 {
-        for frame in peer.ask(&mut session, &words).await.frames {
+        for frame in peer.ask(&mut session, &stateless).await.frames {
             let nonce = frame["payload"]["nonceHex"].as_str().unwrap().to_owned();
             assert_eq!(nonce.len(), 2 * Nonce::LEN);
             assert!(nonces.insert(nonce), "a nonce came twice");

@@ -312,6 +312,16 @@ impl Peer {
         self.hear(session).await
     }
 
+    /// How an answer ended: its `stream_end`, or the error in its place.
+    pub(crate) async fn hear_or_error(&mut self, _session: &ClientSession) -> Value {
+        loop {
+            let frame = self.receive().await;
+            if frame["type"] == "stream_end" || frame["type"] == "error" {
+                return frame;
+            }
+        }
+    }
+
     /// Hears an answer to its end, opening everything in order.
     pub(crate) async fn hear(&mut self, session: &ClientSession) -> Heard {
         let mut heard = Heard::default();
