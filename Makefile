@@ -1,6 +1,42 @@
-# The front door. Each line calls a script or a tool.
-.PHONY: test
-test:
-	cargo fmt -p fabstir-protocol -p fabstir-client -p fabstir-llm-node -p fabstir-cli --check
-	cargo clippy -p fabstir-protocol --all-targets -- -D warnings
-	cargo test -p fabstir-protocol
+# The front door. Each target is one script or one command.
+
+SHELL := /bin/bash
+RUN = . scripts/env.sh &&
+
+.PHONY: help demo run test bootstrap model build check fmt defences vectors bench
+
+help: ## what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: bootstrap ## one encrypted question to a real model, from nothing
+	@$(RUN) scripts/demo.sh
+
+run: bootstrap ## serve on 127.0.0.1:8080 (settings: cargo run --release -- --help)
+	@$(RUN) cargo run --release --package fabstir-llm-node
+
+test: ## everything that CI checks
+	@scripts/test.sh
+
+bootstrap: ## install what this machine lacks
+	@scripts/bootstrap.sh
+
+model: ## fetch the default model
+	@scripts/fetch-model.sh
+
+build: bootstrap ## release binaries: target/release/fabstir-llm-node and fabstir
+	@$(RUN) cargo build --release --workspace
+
+check: ## formatting and lints
+	@$(RUN) cargo fmt --all --check && cargo clippy --workspace --all-targets -- -D warnings
+
+fmt: ## format
+	cargo fmt --all
+
+defences: bootstrap ## take each defence out in a copy and see its test fail
+	@$(RUN) scripts/defences.sh --all
+
+vectors: ## write vectors/ anew; a difference is a change of the protocol
+	UPDATE_VECTORS=1 cargo test -p fabstir-protocol --test vectors
+
+bench: bootstrap ## what an init, a chunk and a token cost
+	@$(RUN) scripts/bench.sh

@@ -1,2 +1,44 @@
-//! In the making.
-fn main() {}
+//! The command line of fabstir: ask a node over an end-to-end encrypted session, and see what an outsider
+//! would see of it.
+
+mod args;
+mod ask;
+mod capture;
+mod chat;
+mod connect;
+mod failure;
+mod identity;
+mod inspect;
+mod keys;
+mod tell;
+
+use std::process::ExitCode;
+
+use args::{Args, Command};
+use clap::Parser as _;
+use failure::{Exit, Failure};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let ended = match args.command {
+        Command::Ask(ask) => block_on(ask::run(ask)),
+        Command::Chat(chat) => block_on(chat::run(chat)),
+        Command::Keys(keys) => keys::run(keys),
+        Command::Inspect { file } => inspect::run(&file),
+    };
+    match ended {
+        Ok(exit) => exit.into(),
+        Err(failure) => failure.report(),
+    }
+}
+
+fn block_on(work: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Usage, format!("cannot start: {error}")))?;
+    let ended = runtime.block_on(work);
+    // A look-up that hangs in the resolver must not hold the exit up.
+    runtime.shutdown_background();
+    ended
+}

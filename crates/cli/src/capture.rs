@@ -1,0 +1,48 @@
+//! Frames as they are on the wire, one JSON object a line.
+
+use std::{fs::File, io::Write as _, path::Path, time::Instant};
+
+use fabstir_client::Direction;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Failure, complain};
+
+/// One line of a capture.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Line {
+    pub(crate) at_ms: u64,
+    pub(crate) dir: Dir,
+    pub(crate) frame: String,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Dir {
+    Sent,
+    Received,
+}
+
+type Capture = Box<dyn FnMut(Direction, &str) + Send>;
+
+/// What [`fabstir_client::Config::capture`] is to be, writing to `path`.
+pub(crate) fn to_file(path: &Path) -> Result<Capture, Failure> {
+    let mut file = File::create(path).map_err(|error| Failure::file(path, error))?;
+    let start = Instant::now();
+    let mut failed = false;
+    Ok(Box::new(move |direction, frame| {
+        let dir = match direction {
+            Direction::Sent => Dir::Sent,
+            Direction::Received => Dir::Received,
+        };
+        let at_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let line = Line { at_ms, dir, frame: frame.to_owned() };
+        // An object of a number and two strings: serde_json has nothing to refuse here.
+        let json = serde_json::to_string(&line).unwrap_or_default();
+        if let Err(error) = writeln!(file, "{json}")
+            && !failed
+        {
+            failed = true;
+            complain(&format!("the capture is not whole: {error}"));
+        }
+    }))
+}

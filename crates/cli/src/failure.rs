@@ -1,0 +1,111 @@
+//! How a command ends, and what is said when it ends badly.
+
+use std::{
+    fmt::Display,
+    io::{self, ErrorKind, Write as _},
+    process::ExitCode,
+};
+
+use fabstir_client::Error;
+
+/// The exit codes, as `--help` lists them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Exit {
+    Ok = 0,
+    Refused = 1,
+    Usage = 2,
+    Connect = 3,
+    Identity = 4,
+    Broken = 5,
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Ok => 0_u8,
+            Exit::Refused => 1,
+            Exit::Usage => 2,
+            Exit::Connect => 3,
+            Exit::Identity => 4,
+            Exit::Broken => 5,
+            Exit::Interrupted => 130,
+        })
+    }
+}
+
+/// What went wrong, for a person to read. Nothing is said where `what` is empty.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    exit: Exit,
+    what: String,
+}
+
+impl Failure {
+    /// `what`: lower case, what was wrong and what to do.
+    pub(crate) fn new(exit: Exit, what: impl Into<String>) -> Self {
+        Self { exit, what: what.into() }
+    }
+
+    /// A file of the user's that cannot be used.
+    pub(crate) fn file(path: &std::path::Path, error: impl Display) -> Self {
+        Self::new(Exit::Usage, format!("{}: {error}", path.display()))
+    }
+
+    pub(crate) fn report(self) -> ExitCode {
+        if !self.what.is_empty() {
+            complain(&self.what);
+        }
+        self.exit.into()
+    }
+}
+
+/// Writes to standard output that fail. A reader that has left (`| head`) is no failure.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == ErrorKind::BrokenPipe {
+            return Self::new(Exit::Ok, "");
+        }
+        Self::new(Exit::Usage, format!("cannot write the output: {error}"))
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let (exit, advice) = match &error {
+            Error::Address(_) => {
+                (Exit::Usage, "only ws:// is spoken, for what is sent is sealed before it leaves".to_owned())
+            }
+            Error::Connect(_) => (Exit::Connect, "check --node, and that the node runs".to_owned()),
+            Error::Refused { code, retry_after, .. } => (Exit::Refused, after_refusal(code, *retry_after)),
+            Error::DidNotOpen => (
+                Exit::Broken,
+                "someone changed it on the way, or the node is not the one expected".to_owned(),
+            ),
+            Error::Protocol => (Exit::Broken, "check that --node ends in /v1/ws".to_owned()),
+            Error::Truncated => (Exit::Broken, "what came is not the whole answer; ask again".to_owned()),
+            Error::Silent(_) => (Exit::Broken, "try again, or another node".to_owned()),
+            Error::Closed => (Exit::Broken, "start again".to_owned()),
+        };
+        Self::new(exit, format!("{}; {advice}", printable(&error.to_string())))
+    }
+}
+
+fn after_refusal(code: &str, retry_after: Option<std::time::Duration>) -> String {
+    match (code, retry_after) {
+        (_, Some(wait)) => format!("try again in {} seconds", wait.as_secs().max(1)),
+        ("DECRYPTION_FAILED", None) => "check that the node's key is the right one".to_owned(),
+        _ => "docs/protocol.md, section 3, says what the code means".to_owned(),
+    }
+}
+
+/// One line on standard error.
+pub(crate) fn complain(what: &str) {
+    // Where nobody listens there is nobody to tell.
+    let _ = writeln!(io::stderr().lock(), "fabstir: {what}");
+}
+
+/// What a terminal may be given of a text that somebody else wrote: no escape sequences.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().filter(|&c| matches!(c, '\n' | '\t') || !c.is_control()).collect()
+}

@@ -1,0 +1,266 @@
+//! Which key a node must have: pinned by hand, known from before, or trusted now by a person.
+
+use std::{
+    fmt, fs,
+    io::{self, ErrorKind, IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use fabstir_protocol::{
+    ethereum::Address,
+    identity::{PublicKey, Signature},
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use url::Url;
+
+use crate::{
+    args::Connection,
+    failure::{Exit, Failure, printable},
+    keys,
+};
+
+/// What a node signs is bound to this protocol by name.
+const CONTEXT: &str = "fabstir-node/1";
+/// A proof is a few hundred bytes.
+const MAX_PROOF: usize = 4096;
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The key that the node must have.
+pub(crate) async fn node_key(connection: &Connection) -> Result<PublicKey, Failure> {
+    let place = Place::of(&connection.node)?;
+    let file = connection.known_nodes.clone().map_or_else(|| keys::config_file("known_nodes"), Ok)?;
+    let known = KnownNodes::read(&file)?;
+    match (connection.node_key, known.find(&place)?) {
+        (Some(given), Some((known, line))) if given != known => {
+            Err(changed(&place, &given, &known, line, &file))
+        }
+        (Some(given), _) => Ok(given),
+        (None, Some((known, _))) => Ok(known),
+        (None, None) => introduce(&connection.node, &place, &file).await,
+    }
+}
+
+fn changed(place: &Place, given: &PublicKey, known: &PublicKey, line: usize, file: &Path) -> Failure {
+    let file = file.display();
+    let what = format!(
+        "THE KEY OF {place} IS NOT THE ONE THAT IS KNOWN\n  \
+         given: {given} ({})\n  known: {known} ({})\n  \
+         either the node has a new key, or someone stands in between: ask its operator; \
+         if the new key is right, remove line {line} of {file}: sed -i {line}d {file}",
+        given.address().to_checksum(),
+        known.address().to_checksum(),
+    );
+    Failure::new(Exit::Identity, what)
+}
+
+/// `host:port`, as known_nodes has it.
+#[derive(Debug, Eq, PartialEq)]
+struct Place(String);
+
+impl Place {
+    fn of(url: &Url) -> Result<Self, Failure> {
+        let nowhere = || Failure::new(Exit::Usage, format!("{url} names no host; use ws://host:port/v1/ws"));
+        let host = url.host_str().ok_or_else(nowhere)?;
+        let port = url.port_or_known_default().ok_or_else(nowhere)?;
+        Ok(Self(format!("{host}:{port}")))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The file of nodes that are known: `host:port key` a line; `#` begins a comment.
+struct KnownNodes {
+    file: PathBuf,
+    text: String,
+}
+
+impl KnownNodes {
+    fn read(file: &Path) -> Result<Self, Failure> {
+        let text = match fs::read_to_string(file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(Failure::file(file, error)),
+        };
+        Ok(Self { file: file.to_owned(), text })
+    }
+
+    /// The key of `place`, and the number of its line.
+    fn find(&self, place: &Place) -> Result<Option<(PublicKey, usize)>, Failure> {
+        for (line, number) in self.text.lines().zip(1..) {
+            let mut words = line.split_whitespace();
+            if words.next() != Some(place.0.as_str()) {
+                continue;
+            }
+            // A line that cannot be read must not turn a known node into an unknown one.
+            let key = words.next().and_then(|key| key.parse().ok()).ok_or_else(|| {
+                let what =
+                    format!("{}: line {number} has no public key; mend or remove it", self.file.display());
+                Failure::new(Exit::Identity, what)
+            })?;
+            return Ok(Some((key, number)));
+        }
+        Ok(None)
+    }
+}
+
+fn remember(file: &Path, place: &Place, key: &PublicKey) -> Result<(), Failure> {
+    keys::make_parent(file)?;
+    let opened = fs::OpenOptions::new().create(true).append(true).open(file);
+    let written = opened.and_then(|mut opened| {
+        // Whoever edited the file by hand may have left its last line without an end.
+        let text = fs::read(file)?;
+        let gap = if text.last().is_none_or(|&last| last == b'\n') { "" } else { "\n" };
+        opened.write_all(format!("{gap}{place} {key}\n").as_bytes())
+    });
+    written.map_err(|error| Failure::file(file, error))
+}
+
+/// Asks the node who it is, and a person whether to believe it.
+async fn introduce(url: &Url, place: &Place, file: &Path) -> Result<PublicKey, Failure> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        let what = format!("the key of {place} is not known; pass --node-key <33-byte hex public key>");
+        return Err(Failure::new(Exit::Identity, what));
+    }
+    let key = prove(url, place).await?;
+    let mut asked = io::stderr().lock();
+    let shown = key.address().to_checksum();
+    write!(asked, "{place} is not known.\n  address     {shown}\n  public key  {key}\n")?;
+    write!(asked, "compare them with what its operator publishes. trust this node? [y/N] ")?;
+    asked.flush()?;
+    let mut said = String::new();
+    io::stdin().read_line(&mut said)?;
+    if !matches!(said.trim(), "y" | "Y" | "yes") {
+        return Err(Failure::new(Exit::Identity, "not trusted; nothing was sent"));
+    }
+    remember(file, place, &key)?;
+    Ok(key)
+}
+
+#[derive(Serialize)]
+struct Challenge<'a> {
+    challenge: &'a str,
+    context: &'a str,
+}
+
+/// What a node answers to a challenge.
+#[derive(Deserialize)]
+struct Proof {
+    signature: String,
+    recid: u8,
+    public_key: String,
+    address: String,
+}
+
+impl Proof {
+    /// The key that made this proof, if all of it agrees.
+    fn verify(&self, challenge: &[u8; 32]) -> Option<PublicKey> {
+        let address: Address = self.address.parse().ok()?;
+        let key: PublicKey = self.public_key.parse().ok()?;
+        let mut bytes = const_hex::decode(&self.signature).ok()?;
+        bytes.push(self.recid);
+        let digest: [u8; 32] = Sha256::new()
+            .chain_update(b"fabstir node challenge|")
+            .chain_update(address.as_bytes())
+            .chain_update(challenge)
+            .finalize()
+            .into();
+        let signer = Signature::try_from(bytes.as_slice()).ok()?.recover(&digest).ok()?;
+        (signer == address && key.address() == address).then_some(key)
+    }
+}
+
+async fn prove(url: &Url, place: &Place) -> Result<PublicKey, Failure> {
+    let mut challenge = [0; 32];
+    getrandom::fill(&mut challenge)
+        .map_err(|error| Failure::new(Exit::Usage, format!("no randomness: {error}")))?;
+    let hex = const_hex::encode(challenge);
+    let body = serde_json::to_vec(&Challenge { challenge: &hex, context: CONTEXT }).unwrap_or_default();
+    let unreachable = |error: reqwest::Error| {
+        let what = printable(&error.without_url().to_string());
+        Failure::new(Exit::Connect, format!("cannot ask {place} for its key: {what}; check --node"))
+    };
+    let client = reqwest::Client::builder()
+        .timeout(TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .map_err(unreachable)?;
+    let mut endpoint = url.clone();
+    // The URL parser has already found a host: `http` suits it as well as `ws`.
+    let _ = endpoint.set_scheme("http");
+    endpoint.set_path("/v1/auth/challenge");
+    endpoint.set_query(None);
+    let request = client.post(endpoint).header("content-type", "application/json").body(body);
+    let mut response = request.send().await.map_err(unreachable)?;
+    if !response.status().is_success() {
+        let what =
+            format!("{place} does not prove its key ({}); pass --node-key", response.status().as_u16());
+        return Err(Failure::new(Exit::Identity, what));
+    }
+    let mut bytes = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(unreachable)? {
+        bytes.extend_from_slice(&piece);
+        if bytes.len() > MAX_PROOF {
+            break;
+        }
+    }
+    let proof = serde_json::from_slice::<Proof>(&bytes).ok();
+    proof.and_then(|proof| proof.verify(&challenge)).ok_or_else(|| {
+        let what = format!("{place} did not prove that it holds its key; pass --node-key if you know it");
+        Failure::new(Exit::Identity, what)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use fabstir_protocol::identity::PrivateKey;
+
+    use super::*;
+
+    fn proof(key: &PrivateKey, challenge: &[u8; 32]) -> Proof {
+        let digest = Sha256::new()
+            .chain_update(b"fabstir node challenge|")
+            .chain_update(key.address().as_bytes())
+            .chain_update(challenge)
+            .finalize();
+        let bytes = key.sign(&digest.into()).unwrap().to_bytes();
+        Proof {
+            signature: const_hex::encode(&bytes[..64]),
+            recid: bytes[64],
+            public_key: key.public_key().to_string(),
+            address: key.address().to_string(),
+        }
+    }
+
+    #[test]
+    fn a_proof_holds_for_its_challenge_and_its_key_only() {
+        let (key, other) = (fabstir_client::random_key(), fabstir_client::random_key());
+        let good = proof(&key, &[7; 32]);
+        assert_eq!(good.verify(&[7; 32]), Some(key.public_key()));
+        assert_eq!(good.verify(&[8; 32]), None);
+        let public_key = other.public_key().to_string();
+        assert_eq!(Proof { public_key, ..proof(&key, &[7; 32]) }.verify(&[7; 32]), None);
+        let address = other.address().to_string();
+        assert_eq!(Proof { address, ..proof(&key, &[7; 32]) }.verify(&[7; 32]), None);
+    }
+
+    #[test]
+    fn what_is_remembered_is_found_and_a_spoilt_line_is_no_unknown_node() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("deeper/known_nodes");
+        let place = Place::of(&"ws://example.org:8080/v1/ws".parse().unwrap()).unwrap();
+        let key = fabstir_client::random_key().public_key();
+        assert_eq!(KnownNodes::read(&file).unwrap().find(&place).unwrap(), None);
+        fs::create_dir(directory.path().join("deeper")).unwrap();
+        fs::write(&file, "# mine").unwrap();
+        remember(&file, &place, &key).unwrap();
+        assert_eq!(KnownNodes::read(&file).unwrap().find(&place).unwrap(), Some((key, 2)));
+        fs::write(&file, "example.org:8080 02ff").unwrap();
+        assert!(KnownNodes::read(&file).unwrap().find(&place).is_err());
+    }
+}

@@ -1,0 +1,81 @@
+//! What version 1 costs a node, on one core: `cargo bench -p fabstir-protocol`.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a benchmark measures what works")]
+
+use divan::{Bencher, black_box};
+use fabstir_protocol::{
+    id::SessionId,
+    identity::PrivateKey,
+    v1::{ClientFrame, ClientHello, ClientSession, Dialect, Established, Inbound, InitContext, NodeFrame},
+};
+
+fn main() {
+    divan::main();
+}
+
+fn rng() -> impl rand_core::CryptoRng {
+    rand_core::UnwrapErr(getrandom::SysRng)
+}
+
+fn init(node: &PrivateKey, dialect: Dialect) -> (String, ClientSession) {
+    let hello = ClientHello {
+        node_key: &node.public_key(),
+        client_key: &PrivateKey::random(&mut rng()),
+        id: SessionId::try_from("1").unwrap(),
+        context: InitContext::default(),
+        dialect,
+        timestamp: None,
+        claim: true,
+    };
+    hello.start(&mut rng()).unwrap()
+}
+
+fn open(node: &PrivateKey, frame: &str) -> Established {
+    let Ok(Inbound { frame: ClientFrame::SessionInit(id, raw), .. }) = Inbound::decode(frame) else { panic!() };
+    raw.read(id).unwrap().open(node).unwrap().authenticate().unwrap()
+}
+
+/// From the text of the frame to an authenticated session.
+#[divan::bench(args = Dialect::ALL)]
+fn session_init(bencher: Bencher<'_, '_>, dialect: Dialect) {
+    let node = PrivateKey::random(&mut rng());
+    let (frame, _) = init(&node, dialect);
+    bencher.bench_local(|| open(&node, black_box(&frame)));
+}
+
+/// A well-formed init for another node: what a flood of them costs.
+#[divan::bench]
+fn garbage_init(bencher: Bencher<'_, '_>) {
+    let node = PrivateKey::random(&mut rng());
+    let (frame, _) = init(&PrivateKey::random(&mut rng()), Dialect::Deployed);
+    bencher.bench_local(|| {
+        let Ok(Inbound { frame: ClientFrame::SessionInit(id, raw), .. }) = Inbound::decode(black_box(&frame)) else {
+            panic!()
+        };
+        raw.read(id).unwrap().open(&node).is_err()
+    });
+}
+
+/// One token of four bytes, sealed and in its frame.
+#[divan::bench]
+fn chunk(bencher: Bencher<'_, '_>) {
+    let node = PrivateKey::random(&mut rng());
+    let (frame, _) = init(&node, Dialect::Deployed);
+    let mut answer = open(&node, &frame).session.answer();
+    bencher.bench_local(|| {
+        let (index, payload) = answer.chunk(black_box("word"), &mut rng()).unwrap();
+        NodeFrame::EncryptedChunk { session_id: "1", tokens: 1, payload, index, last: false, id: None }.encode()
+    });
+}
+
+/// A message of 200 bytes, from the text of the frame to the plaintext.
+#[divan::bench]
+fn message(bencher: Bencher<'_, '_>) {
+    let node = PrivateKey::random(&mut rng());
+    let (frame, mut client) = init(&node, Dialect::Deployed);
+    let mut session = open(&node, &frame).session;
+    bencher.with_inputs(|| client.message(&[b'x'; 200], &mut rng()).unwrap()).bench_local_values(|frame| {
+        let Ok(Inbound { frame: ClientFrame::Message(_, raw), .. }) = Inbound::decode(&frame) else { panic!() };
+        session.open(&raw.read().unwrap()).is_ok()
+    });
+}

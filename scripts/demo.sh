@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# One encrypted question to a real model, with nothing but this repository: build, fetch the model, start a
+# node with a key made up on the spot, ask, show what an outsider saw, stop. Fails if the answer is empty, or
+# if anything of it travelled in the clear.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+question="What is the capital of France?"
+say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+fail() { echo "demo: $*" >&2; exit 1; }
+[ -t 1 ] || say() { printf '\n%s\n' "$*"; }
+
+say "1. Building (the first time compiles llama.cpp, a few minutes)"
+cargo build --release --locked --package fabstir-llm-node --package fabstir-cli
+bin="${CARGO_TARGET_DIR:-target}/release"
+
+say "2. The model"
+model=$(scripts/fetch-model.sh)
+echo "$model"
+
+work=$(mktemp -d)
+node_pid=""
+cleanup() {
+    if [ -n "$node_pid" ] && kill -0 "$node_pid" 2>/dev/null; then kill -9 "$node_pid" 2>/dev/null || true; fi
+    rm -rf "$work"
+}
+trap cleanup EXIT
+
+say "3. A node with a throw-away key, on a free port"
+# From the environment of this one process; never in a file or an argument.
+env HOST_PRIVATE_KEY="0x$(openssl rand -hex 32)" MODEL_PATH="$model" LISTEN_ADDR=127.0.0.1:0 LOG_FORMAT=text \
+    "$bin/fabstir-llm-node" >"$work/node.log" 2>&1 &
+node_pid=$!
+for _ in $(seq 600); do
+    grep -qs ' listening' "$work/node.log" && break
+    kill -0 "$node_pid" 2>/dev/null || { cat "$work/node.log" >&2; fail "the node did not start"; }
+    sleep 0.1
+done
+address=$(sed -nE 's/.* listening address=([0-9.:]+).*/\1/p' "$work/node.log" | head -1)
+[ -n "$address" ] || { cat "$work/node.log" >&2; fail "the node did not say where it listens"; }
+node_key=$(sed -nE 's/.*public_key=([0-9a-f]{66}).*/\1/p' "$work/node.log" | head -1)
+echo "listening on $address, public key $node_key"
+curl -fsS "http://$address/v1/models"
+echo
+
+say "4. Asking over an encrypted session: $question"
+"$bin/fabstir" keys new --out "$work/client.key"
+"$bin/fabstir" ask --node "ws://$address/v1/ws" --node-key "$node_key" --key-file "$work/client.key" \
+    --known-nodes "$work/known_nodes" --system "You are a helpful assistant." --temperature 0 --max-tokens 48 \
+    --capture "$work/wire.jsonl" --stats "$question" | tee "$work/answer.txt"
+
+say "5. What travelled, as anybody on the way saw it"
+"$bin/fabstir" inspect "$work/wire.jsonl"
+
+say "6. Checking"
+answer=$(tr -d '\n' <"$work/answer.txt")
+[ -n "${answer// /}" ] || fail "the answer is empty"
+grep -q '"encrypted_chunk\|encrypted_chunk' "$work/wire.jsonl" || fail "the answer did not come encrypted"
+grep -q 'stream_chunk' "$work/wire.jsonl" && fail "something was sent in the clear"
+grep -qF "${question:0:20}" "$work/wire.jsonl" && fail "the question was readable on the wire"
+grep -qF "${answer:0:20}" "$work/wire.jsonl" && fail "the answer was readable on the wire"
+grep -qF "${question:0:20}" "$work/node.log" && fail "the question is in the node's log"
+curl -fsS "http://$address/v1/models" | grep -q '"engine":"llama.cpp"' || fail "no model answered"
+echo "the answer came from the model, sealed; neither it nor the question was readable on the wire or in the log"
+
+say "7. Stopping"
+kill -TERM "$node_pid"
+wait "$node_pid" || fail "the node did not stop cleanly"
+node_pid=""
+tail -1 "$work/node.log"

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Everything that CI checks, stage by stage, with the seconds of each.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+stage() {
+    local name=$1 start=$SECONDS
+    shift
+    echo "== $name"
+    "$@"
+    summary+="$(printf '%6d s  %s' $((SECONDS - start)) "$name")"$'\n'
+}
+summary=""
+report() { printf '== seconds\n%s' "$summary"; }
+
+stage "tools" scripts/bootstrap.sh
+. scripts/env.sh
+export RUST_BACKTRACE=0
+stage "model" scripts/fetch-model.sh
+stage "example packages" npm --prefix examples/guide-client ci --no-audit --no-fund --silent
+stage "format" cargo fmt --all --check
+stage "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
+stage "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+stage "build" cargo test --workspace --locked --no-run
+stage "demo" scripts/demo.sh
+if [ -x scripts/defences.sh ]; then
+    stage "three defences" scripts/defences.sh --three "$(date +%j)"
+fi
+stage "protocol" cargo test --locked -p fabstir-protocol
+stage "engine" cargo test --locked -p fabstir-engine
+stage "client and command line" cargo test --locked -p fabstir-client -p fabstir-cli
+stage "security" cargo test --locked --test security_tests
+report
+cargo test --locked -p fabstir-llm-node
