@@ -31,7 +31,9 @@ fn init(node: &PrivateKey, dialect: Dialect) -> (String, ClientSession) {
 }
 
 fn open(node: &PrivateKey, frame: &str) -> Established {
-    let Ok(Inbound { frame: ClientFrame::SessionInit(id, raw), .. }) = Inbound::decode(frame) else { panic!() };
+    let Ok(Inbound { frame: ClientFrame::SessionInit(id, raw), .. }) = Inbound::decode(frame) else {
+        panic!()
+    };
     raw.read(id).unwrap().open(node).unwrap().authenticate().unwrap()
 }
 
@@ -49,7 +51,8 @@ fn garbage_init(bencher: Bencher<'_, '_>) {
     let node = PrivateKey::random(&mut rng());
     let (frame, _) = init(&PrivateKey::random(&mut rng()), Dialect::Deployed);
     bencher.bench_local(|| {
-        let Ok(Inbound { frame: ClientFrame::SessionInit(id, raw), .. }) = Inbound::decode(black_box(&frame)) else {
+        let Ok(Inbound { frame: ClientFrame::SessionInit(id, raw), .. }) = Inbound::decode(black_box(&frame))
+        else {
             panic!()
         };
         raw.read(id).unwrap().open(&node).is_err()
@@ -64,7 +67,8 @@ fn chunk(bencher: Bencher<'_, '_>) {
     let mut answer = open(&node, &frame).session.answer();
     bencher.bench_local(|| {
         let (index, payload) = answer.chunk(black_box("word"), &mut rng()).unwrap();
-        NodeFrame::EncryptedChunk { session_id: "1", tokens: 1, payload, index, last: false, id: None }.encode()
+        NodeFrame::EncryptedChunk { session_id: "1", tokens: 1, payload, index, last: false, id: None }
+            .encode()
     });
 }
 
@@ -75,7 +79,9 @@ fn message(bencher: Bencher<'_, '_>) {
     let (frame, mut client) = init(&node, Dialect::Deployed);
     let mut session = open(&node, &frame).session;
     bencher.with_inputs(|| client.message(&[b'x'; 200], &mut rng()).unwrap()).bench_local_values(|frame| {
-        let Ok(Inbound { frame: ClientFrame::Message(_, raw), .. }) = Inbound::decode(&frame) else { panic!() };
+        let Ok(Inbound { frame: ClientFrame::Message(_, raw), .. }) = Inbound::decode(&frame) else {
+            panic!()
+        };
         session.open(&raw.read().unwrap()).is_ok()
     });
 }
