@@ -18,6 +18,12 @@ stage "tools" scripts/bootstrap.sh
 export RUST_BACKTRACE=0
 stage "model" scripts/fetch-model.sh
 stage "example packages" npm --prefix examples/guide-client ci --no-audit --no-fund --silent
+spelling() {
+    [ -x target/python/bin/typos ] || python3 -m pip -q --disable-pip-version-check install --target target/python typos==1.52.0
+    target/python/bin/typos
+}
+stage "spelling" spelling
+stage "dependencies" scripts/check-dependencies.py
 stage "format" cargo fmt --all --check
 stage "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
 stage "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet

@@ -370,6 +370,13 @@ impl Connection {
         self.gone.cancel();
         self.answers.close();
         self.answers.wait().await;
+    }
+}
+
+impl Drop for Connection {
+    /// Whatever ended it, a panic included, nothing of it stays.
+    fn drop(&mut self) {
+        self.gone.cancel();
         self.node.sessions.disconnect(self.id, Instant::now());
     }
 }
