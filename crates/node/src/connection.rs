@@ -106,6 +106,7 @@ impl Connection {
 
     /// Does what a text frame asks.
     pub async fn receive(&mut self, text: &str) {
+        tracing::trace!(peer = %self.peer, bytes = text.len(), "frame received");
         match Inbound::decode(text) {
             Ok(Inbound { echo, frame }) => {
                 let result = self.dispatch(&echo, frame).await;
