@@ -29,12 +29,7 @@ stage "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
 stage "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 stage "build" cargo test --workspace --locked --no-run
 stage "demo" scripts/demo.sh
-if [ -x scripts/defences.sh ]; then
-    stage "three defences" scripts/defences.sh --three "$(date +%j)"
-fi
-stage "protocol" cargo test --locked -p fabstir-protocol
-stage "engine" cargo test --locked -p fabstir-engine
-stage "client and command line" cargo test --locked -p fabstir-client -p fabstir-cli
-stage "security" cargo test --locked --test security_tests
+stage "three defences" scripts/defences.sh --three "$(date +%j)"
 report
-cargo test --locked -p fabstir-llm-node
+# All in one selection: with another set of packages cargo would build the shared ones again.
+cargo test --workspace --locked
