@@ -335,7 +335,7 @@ async fn an_engine_failure_is_told_in_the_stream_and_the_next_request_is_served(
 
 #[tokio::test]
 async fn an_idle_session_expires_on_an_open_socket() {
-    let node = TestNode::with(echo(), &[], |config| config.store.ttl = Duration::from_millis(200)).await;
+    let node = TestNode::with(echo(), &[], |config| config.store.ttl = Duration::from_secs(1)).await;
     let mut peer = node.connect().await;
     let mut session = peer.open("1").await.session;
     assert_eq!(peer.ask(&mut session, "hello").await.text, "hello");
@@ -349,8 +349,8 @@ async fn an_idle_session_expires_on_an_open_socket() {
 
 #[tokio::test]
 async fn a_running_answer_is_not_cut_by_the_ttl() {
-    let node = TestNode::with(slow_echo(Duration::from_millis(10)), &[], |config| {
-        config.store.ttl = Duration::from_millis(50);
+    let node = TestNode::with(slow_echo(Duration::from_millis(40)), &[], |config| {
+        config.store.ttl = Duration::from_millis(800);
     })
     .await;
     let mut peer = node.connect().await;
@@ -686,7 +686,7 @@ async fn a_challenge_is_signed_with_its_context_only() {
 
 #[tokio::test]
 async fn an_idle_socket_is_pinged_and_a_silent_one_is_closed() {
-    let node = TestNode::with(echo(), &[], |config| config.ping_interval = Duration::from_millis(50)).await;
+    let node = TestNode::with(echo(), &[], |config| config.ping_interval = Duration::from_millis(300)).await;
     let mut peer = node.connect().await;
     let message = peer.socket.next().await.unwrap().unwrap();
     assert!(matches!(message, Message::Ping(_)), "{message:?}");

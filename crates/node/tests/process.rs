@@ -60,7 +60,7 @@ async fn session_keys_are_in_memory_while_live_and_gone_after() {
 
 #[tokio::test]
 async fn a_session_key_is_gone_once_it_has_expired() {
-    let node = NodeProcess::start(&["--session-key-ttl-seconds", "1"], &[]);
+    let node = NodeProcess::start(&["--session-key-ttl-seconds", "3"], &[]);
     let mut peer = node.connect().await;
     for dialect in Dialect::ALL {
         let mut session = peer.open_as(&wallet(), &format!("{dialect:?}"), dialect).await.session;
