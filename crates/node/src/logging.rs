@@ -28,7 +28,11 @@ pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
 /// Where `RUST_LOG` cannot be read.
 pub fn start(config: &Config) -> Result<(), ParseError> {
     let colour = std::io::stdout().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter(&config.rust_log)?).with_ansi(colour);
+    // Where the log's reader has gone, the complaint about it would go the same way, and panic.
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter(&config.rust_log)?)
+        .with_ansi(colour)
+        .log_internal_errors(false);
     match config.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
