@@ -22,7 +22,10 @@ use support::{edit, init, wallet};
 
 /// What a line of shell prints, run in `dir`.
 fn bash(dir: &Path, line: &str) -> String {
-    let output = Command::new("bash").args(["-c", line]).current_dir(dir).output().unwrap();
+    // Nothing of the tester's own settings: only where the tools are.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut command = Command::new("bash");
+    let output = command.args(["-c", line]).current_dir(dir).env_clear().env("PATH", path).output().unwrap();
     let missing = output.status.code() == Some(127);
     assert!(!missing, "this test runs the guide's commands: install bash, openssl, curl and grep: {line}");
     String::from_utf8(output.stdout).unwrap()
