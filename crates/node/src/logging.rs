@@ -10,6 +10,9 @@ use crate::config::{Config, LogFormat};
 const CAPPED: &[&str] =
     &["tungstenite=info", "tokio_tungstenite=info", "hyper=info", "hyper_util=info", "h2=info"];
 
+/// llama.cpp reports a hundred lines at every start. They are shown to who asks for them by this name.
+const LLAMA: &str = "llama-cpp-2";
+
 /// The filter that `directives` asks for, with the caps on top.
 ///
 /// # Errors
@@ -18,6 +21,9 @@ pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
     let mut filter = EnvFilter::builder().parse(directives)?;
     for cap in CAPPED {
         filter = filter.add_directive(cap.parse()?);
+    }
+    if !directives.contains(LLAMA) {
+        filter = filter.add_directive(format!("{LLAMA}=warn").parse()?);
     }
     Ok(filter)
 }

@@ -148,6 +148,7 @@ impl Worker<'_> {
     fn take_commands(&mut self, inbox: &Receiver<Command>) -> bool {
         let idle = self.scheduler.running() == 0 && self.waiting.len() == 0;
         if idle {
+            self.shared.running.store(0, Ordering::Relaxed);
             match inbox.recv() {
                 Ok(command) => self.take(command),
                 Err(_) => return false,
