@@ -265,24 +265,34 @@ impl Peer {
 
     /// The next text frame, or `None` when the connection has ended.
     pub(crate) async fn next(&mut self) -> Option<Value> {
-        loop {
-            match timeout(PATIENCE, self.socket.next()).await.expect("the node says something in time") {
-                Some(Ok(Message::Text(text))) => return Some(serde_json::from_str(text.as_str()).unwrap()),
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                Some(Ok(_) | Err(_)) | None => return None,
+        let socket = &mut self.socket;
+        // One deadline for all of it: a node that only pings says nothing.
+        let text = async move {
+            loop {
+                match socket.next().await {
+                    Some(Ok(Message::Text(text))) => return Some(text),
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                    Some(Ok(_) | Err(_)) | None => return None,
+                }
             }
-        }
+        };
+        let text = timeout(PATIENCE, text).await.expect("the node says something in time")?;
+        Some(serde_json::from_str(text.as_str()).unwrap())
     }
 
     /// The code that the connection is closed with.
     pub(crate) async fn close_code(&mut self) -> Option<u16> {
-        loop {
-            match timeout(PATIENCE, self.socket.next()).await.expect("the node closes in time") {
-                Some(Ok(Message::Close(frame))) => return frame.map(|frame| frame.code.into()),
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return None,
+        let socket = &mut self.socket;
+        let code = async move {
+            loop {
+                match socket.next().await {
+                    Some(Ok(Message::Close(frame))) => return frame.map(|frame| frame.code.into()),
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) | None => return None,
+                }
             }
-        }
+        };
+        timeout(PATIENCE, code).await.expect("the node closes in time")
     }
 
     /// What the node says to a frame: the code of its refusal, or the type of its answer.
