@@ -103,11 +103,11 @@ async fn say(
         return out.send(Output::Failed(failure)).await.ok();
     }
     counts.prefilled.fetch_add(u64::from(prompt_tokens), Ordering::Relaxed);
-    out.send(Output::Started { prompt_tokens, dropped_messages: dropped }).await.ok()?;
+    out.send(Output::Started { prompt_tokens, cached_tokens: 0, dropped_messages: dropped }).await.ok()?;
     let most =
         request.max_tokens.map_or(window, |most| most.min(window)).min(window.saturating_sub(prompt_tokens));
     let mut stops = StopFilter::new(request.stop);
-    let mut usage = Usage { prompt_tokens, completion_tokens: 0 };
+    let mut usage = Usage { prompt_tokens, ..Usage::default() };
     let mut reason = FinishReason::Stop;
     for word in text.as_str().split_inclusive(' ') {
         if usage.completion_tokens == most {
@@ -172,6 +172,9 @@ mod tests {
             max_tokens,
             stop: stop.iter().map(|stop| (*stop).to_owned()).collect(),
             client: 0,
+            scope: 0,
+            session: 0,
+            system: crate::Author::Client,
         };
         let mut generation = engine.submit(request).unwrap();
         let (mut text, mut last) = (String::new(), None);
@@ -185,7 +188,7 @@ mod tests {
     }
 
     fn finished(reason: FinishReason, prompt_tokens: u32, completion_tokens: u32) -> Option<Output> {
-        Some(Output::Finished { reason, usage: Usage { prompt_tokens, completion_tokens } })
+        Some(Output::Finished { reason, usage: Usage { prompt_tokens, completion_tokens, cached_tokens: 0 } })
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@
 
 mod echo;
 mod llama;
+mod prefix;
 mod sampler;
 mod scheduler;
 mod sequence;
@@ -39,6 +40,9 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
 
     /// What the engine is doing now.
     fn status(&self) -> Status;
+
+    /// Lets go of everything that was computed for the requests of `session`.
+    fn forget(&self, _session: u64) {}
 }
 
 /// What one served model is.
@@ -69,8 +73,12 @@ pub struct Status {
     pub healthy: bool,
     /// Prompt tokens computed since start.
     pub prefilled_tokens: u64,
+    /// Prompt tokens that were not computed because an earlier request had them.
+    pub reused_tokens: u64,
     /// Answer tokens computed since start.
     pub decoded_tokens: u64,
+    /// Bytes of computed prefixes in main memory.
+    pub prefix_cache_bytes: usize,
 }
 
 /// Everything that decides an answer.
@@ -88,8 +96,24 @@ pub struct Request {
     pub max_tokens: Option<u32>,
     /// Texts that end the answer; they are not part of it.
     pub stop: Vec<String>,
-    /// Opaque number of the asking client, for fair queueing and for what may be shared.
+    /// Opaque number of the asking client, for fair queueing.
     pub client: u64,
+    /// Opaque number of those who may share what is computed: nothing of it serves another scope, except the
+    /// operator's own words.
+    pub scope: u64,
+    /// Opaque number of the session with which everything computed for this request goes: [`Engine::forget`].
+    pub session: u64,
+    /// Who wrote the leading system message.
+    pub system: Author,
+}
+
+/// Who wrote a system message.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Author {
+    /// The operator, for everybody: what was computed of it serves all.
+    Operator,
+    /// The client.
+    Client,
 }
 
 /// The words to answer.
@@ -197,6 +221,8 @@ pub enum Output {
     Started {
         /// Tokens of the prompt as the model sees it.
         prompt_tokens: u32,
+        /// How many of them an earlier request of the same scope had computed already.
+        cached_tokens: u32,
         /// Messages left out by [`Overflow::DropOldest`], counted after the leading system message.
         dropped_messages: usize,
     },
@@ -232,6 +258,8 @@ pub enum FinishReason {
 pub struct Usage {
     /// Tokens of the prompt as the model saw it.
     pub prompt_tokens: u32,
+    /// How many of them did not have to be computed.
+    pub cached_tokens: u32,
     /// Tokens sampled for the answer, the end-of-generation token not counted.
     pub completion_tokens: u32,
 }
@@ -324,4 +352,59 @@ pub struct LlamaConfig {
     pub prefill_chunk: u32,
     /// How long a reader may leave its outputs unread before its slot is taken away.
     pub stalled_reader: Duration,
+    /// How long one step may take before the engine counts as hung and is started again.
+    pub step_timeout: Duration,
+    /// Main memory for computed prefixes that lost their slot; 0 keeps none.
+    pub prefix_cache_bytes: usize,
+    /// Layers to put on the GPU, where the build has one; `None` puts all.
+    pub gpu_layers: Option<u32>,
+    /// Attention without its matrix in memory.
+    pub flash_attention: FlashAttention,
+    /// How keys and values are kept.
+    pub kv_type: KvType,
+}
+
+/// Whether attention is computed in tiles (Dao et al. 2022).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum FlashAttention {
+    /// Where llama.cpp expects it to help.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// How keys and values are kept: fewer bits take less memory and cost accuracy.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum KvType {
+    /// 16-bit floating point.
+    #[default]
+    F16,
+    /// 8 bits in blocks.
+    Q8_0,
+    /// 4 bits in blocks.
+    Q4_0,
+}
+
+impl LlamaConfig {
+    /// The settings for one reader after another on the weights at `path`.
+    pub fn new(path: impl Into<PathBuf>, name: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            name: name.into(),
+            context_tokens: 2048,
+            max_sequences: 1,
+            threads: None,
+            max_waiting: 256,
+            prefill_chunk: 256,
+            stalled_reader: Duration::from_secs(30),
+            step_timeout: Duration::from_secs(120),
+            prefix_cache_bytes: 512 << 20,
+            gpu_layers: None,
+            flash_attention: FlashAttention::Auto,
+            kv_type: KvType::F16,
+        }
+    }
 }

@@ -1,10 +1,11 @@
 //! A GGUF model on a thread of its own. Nothing else touches llama.cpp.
 //!
 //! The thread owns model and context; requests come to it by a bounded channel, answers leave it by one
-//! bounded channel each. A step that fails, or a panic, ends the requests in flight with an error, and the
-//! engine starts anew.
+//! bounded channel each. A second thread watches over it: a step that fails, a panic, or a step that does not
+//! end costs the requests in flight, which are told so at once, and the engine starts anew.
 
 mod model;
+mod supervisor;
 mod worker;
 
 use std::{
@@ -21,8 +22,10 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
+use self::supervisor::Supervised;
 use crate::{
-    Engine, Generation, InvalidTemplate, LlamaConfig, ModelInfo, Refused, Request, Status, sequence::Outputs,
+    Engine, Generation, InvalidTemplate, LlamaConfig, ModelInfo, Refused, Request, Status,
+    sequence::{InFlight, Outputs},
 };
 
 /// Why a model cannot be served.
@@ -69,6 +72,8 @@ pub enum InjectedFault {
     Step,
     /// The thread panics.
     Panic,
+    /// The next step does not end.
+    Hang,
 }
 
 /// What the engine's thread is asked.
@@ -76,19 +81,34 @@ pub enum InjectedFault {
 enum Command {
     Generate(Box<Request>, Outputs),
     Fail(InjectedFault),
-    Stop,
+    /// Something else has changed: look.
+    Wake,
 }
 
-/// What both sides see.
+/// What all sides see.
 #[derive(Debug, Default)]
 struct Shared {
-    waiting: AtomicUsize,
     running: AtomicUsize,
     restarts: AtomicU64,
     prefilled: AtomicU64,
+    reused: AtomicU64,
     decoded: AtomicU64,
+    prefix_cache_bytes: AtomicUsize,
     healthy: AtomicBool,
     stopping: AtomicBool,
+    /// Sessions that have ended since the thread last looked. As many at most as there were sessions.
+    forgotten: Mutex<Vec<u64>>,
+    in_flight: InFlight,
+}
+
+impl Shared {
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    fn take_forgotten(&self) -> Vec<u64> {
+        std::mem::take(&mut *self.forgotten.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// A served GGUF model.
@@ -116,10 +136,14 @@ impl LlamaEngine {
         // Every command has a place: what waits, what is being admitted, a fault, the stop.
         let (commands, inbox) = mpsc::sync_channel(max_waiting.saturating_add(slots).saturating_add(2));
         let (ready, loaded) = mpsc::sync_channel(1);
-        let theirs = Arc::clone(&shared);
+        let supervised = Supervised {
+            config: Arc::new(config),
+            inbox: Arc::new(Mutex::new(inbox)),
+            shared: Arc::clone(&shared),
+        };
         let thread = thread::Builder::new()
             .name("engine".into())
-            .spawn(move || worker::supervise(config, inbox, &theirs, &ready, progress))
+            .spawn(move || supervised.run(&ready, Box::new(progress)))
             .map_err(|_| LoadError::Thread)?;
         let context_window = loaded.recv().map_err(|_| LoadError::Thread)??;
         let model = ModelInfo { name, digest, context_window, engine: "llama.cpp" };
@@ -129,7 +153,7 @@ impl LlamaEngine {
     /// Stops the thread and waits for it. Requests in flight end with an error.
     pub fn shut_down(&self) {
         self.shared.stopping.store(true, Ordering::Release);
-        let _ = self.commands.try_send(Command::Stop);
+        let _ = self.commands.try_send(Command::Wake);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             let _ = thread.join();
@@ -152,17 +176,14 @@ impl Engine for LlamaEngine {
         if self.shared.stopping.load(Ordering::Acquire) {
             return Err(Refused::Stopping);
         }
-        let one_more = |waiting: usize| (waiting < self.max_waiting).then(|| waiting.saturating_add(1));
-        let place = self.shared.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
-        place.map_err(|_| Refused::Busy)?;
         let (outputs, generation) = Outputs::channel();
-        self.commands.try_send(Command::Generate(Box::new(request), outputs)).map_err(|refused| {
-            self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
-            match refused {
+        let outputs = self.shared.in_flight.enter(outputs, self.max_waiting).ok_or(Refused::Busy)?;
+        self.commands.try_send(Command::Generate(Box::new(request), outputs)).map_err(
+            |refused| match refused {
                 mpsc::TrySendError::Full(_) => Refused::Busy,
                 mpsc::TrySendError::Disconnected(_) => Refused::Stopping,
-            }
-        })?;
+            },
+        )?;
         Ok(generation)
     }
 
@@ -172,14 +193,22 @@ impl Engine for LlamaEngine {
 
     fn status(&self) -> Status {
         Status {
-            waiting: self.shared.waiting.load(Ordering::Relaxed),
+            waiting: self.shared.in_flight.waiting(),
             running: self.shared.running.load(Ordering::Relaxed),
             slots: self.slots,
             restarts: self.shared.restarts.load(Ordering::Relaxed),
             healthy: self.shared.healthy.load(Ordering::Relaxed),
             prefilled_tokens: self.shared.prefilled.load(Ordering::Relaxed),
+            reused_tokens: self.shared.reused.load(Ordering::Relaxed),
             decoded_tokens: self.shared.decoded.load(Ordering::Relaxed),
+            prefix_cache_bytes: self.shared.prefix_cache_bytes.load(Ordering::Relaxed),
         }
+    }
+
+    fn forget(&self, session: u64) {
+        self.shared.forgotten.lock().unwrap_or_else(PoisonError::into_inner).push(session);
+        // Where there is no room for the word, the thread has other reasons to look.
+        let _ = self.commands.try_send(Command::Wake);
     }
 }
 

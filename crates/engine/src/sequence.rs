@@ -1,12 +1,17 @@
 //! One request from its prompt to the end of its answer.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio::{sync::mpsc, time::Instant};
 use zeroize::Zeroize as _;
 
 use crate::{
-    FinishReason, Generation, Output, Sampling, Text, Usage,
+    Failure, FinishReason, Generation, Output, Sampling, Text, Usage,
+    prefix::{Owner, Prefix, WORTH_KEEPING},
     sampler::{Sampler, Token},
     text::{Passed, StopFilter, Utf8Carry},
 };
@@ -26,28 +31,94 @@ pub(crate) trait Vocabulary {
 
 /// The writing end of a [`Generation`].
 #[derive(Debug)]
-pub(crate) struct Outputs(mpsc::Sender<Output>);
+pub(crate) struct Outputs {
+    sender: mpsc::Sender<Output>,
+    /// Its place among the requests in flight, given up on drop.
+    place: Option<(InFlight, u64)>,
+}
 
 impl Outputs {
     pub(crate) fn channel() -> (Self, Generation) {
         let (sender, outputs) = mpsc::channel(OUTPUTS);
-        (Self(sender), Generation { outputs })
+        (Self { sender, place: None }, Generation { outputs })
     }
 
-    /// Whether nobody reads any more.
+    /// Whether nobody reads any more, or waits for more.
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.0.is_closed()
+        let failed = |(in_flight, number): &(InFlight, u64)| !in_flight.lock().contains_key(number);
+        self.sender.is_closed() || self.place.as_ref().is_some_and(failed)
+    }
+
+    /// Takes note that the request has left the line.
+    pub(crate) fn leave_line(&self) {
+        if let Some((in_flight, number)) = &self.place
+            && let Some(entry) = in_flight.lock().get_mut(number)
+        {
+            entry.waits = false;
+        }
     }
 
     /// Whether another step's output can be taken.
     fn has_room(&self) -> bool {
-        self.0.capacity() > LAST_OUTPUTS
+        self.sender.capacity() > LAST_OUTPUTS
     }
 
     /// Sends; a reader that is gone or has no room for even the last outputs hears nothing.
     pub(crate) fn send(&self, output: Output) {
-        let _ = self.0.try_send(output);
+        let _ = self.sender.try_send(output);
     }
+}
+
+impl Drop for Outputs {
+    fn drop(&mut self) {
+        if let Some((in_flight, number)) = self.place.take() {
+            in_flight.lock().remove(&number);
+        }
+    }
+}
+
+/// The requests in flight: how many wait, and how to tell them of a failure from outside of the thread at work.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct InFlight(Arc<Mutex<BTreeMap<u64, Entry>>>);
+
+#[derive(Debug)]
+struct Entry {
+    sender: mpsc::Sender<Output>,
+    waits: bool,
+}
+
+impl InFlight {
+    /// Enters a request, unless `limit` of them wait already.
+    pub(crate) fn enter(&self, mut outputs: Outputs, limit: usize) -> Option<Outputs> {
+        let mut entries = self.lock();
+        if count_waiting(&entries) >= limit {
+            return None;
+        }
+        let number = entries.last_key_value().map_or(0, |(newest, _)| newest.saturating_add(1));
+        entries.insert(number, Entry { sender: outputs.sender.clone(), waits: true });
+        drop(entries);
+        outputs.place = Some((self.clone(), number));
+        Some(outputs)
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        count_waiting(&self.lock())
+    }
+
+    /// Tells them all that there is no answer. Whoever works on them finds them cancelled.
+    pub(crate) fn fail_all(&self) {
+        for entry in std::mem::take(&mut *self.lock()).into_values() {
+            let _ = entry.sender.try_send(Output::Failed(Failure::Engine));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Entry>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn count_waiting(entries: &BTreeMap<u64, Entry>) -> usize {
+    entries.values().filter(|entry| entry.waits).count()
 }
 
 /// What a request has become once its prompt was put into tokens.
@@ -62,17 +133,30 @@ pub(crate) struct Prepared {
     pub(crate) max_tokens: Option<u32>,
     /// Tokens that the sequence may hold.
     pub(crate) context_window: u32,
+    /// For whom all of this is.
+    pub(crate) owner: Owner,
+    /// How many of the leading tokens are the operator's.
+    pub(crate) everyones: usize,
+    /// How many leading tokens other requests are likely to begin with: those of the system prompt.
+    pub(crate) shareable: usize,
 }
 
 /// A running request.
 #[derive(Debug)]
 pub(crate) struct Sequence {
     outputs: Outputs,
-    prompt: Vec<Token>,
-    /// Tokens that the model has seen, of prompt and answer.
+    /// Of the prompt, and then of the answer as far as it goes.
+    tokens: Vec<Token>,
+    /// How many of `tokens` the model has seen.
     seen: usize,
-    /// Sampled, and not yet seen by the model.
-    next: Option<Token>,
+    prompt_tokens: usize,
+    owner: Owner,
+    everyones: usize,
+    /// Where the prefill makes a stop, so that the system prompt alone can be kept.
+    stop_at: Option<usize>,
+    /// Whether what was computed may be reused.
+    reusable: bool,
+    dropped_messages: usize,
     sampler: Sampler,
     carry: Utf8Carry,
     stops: StopFilter,
@@ -96,20 +180,77 @@ impl Sequence {
         let room = prepared.context_window.saturating_sub(prompt_tokens);
         let mut sampler = Sampler::new(prepared.sampling, prepared.seed);
         prepared.prompt.iter().for_each(|token| sampler.accept(*token));
-        outputs.send(Output::Started { prompt_tokens, dropped_messages: prepared.dropped_messages });
         Self {
             outputs,
-            prompt: prepared.prompt,
             seen: 0,
-            next: None,
+            prompt_tokens: prepared.prompt.len(),
+            tokens: prepared.prompt,
+            owner: prepared.owner,
+            everyones: prepared.everyones,
+            stop_at: Some(prepared.shareable).filter(|stop| *stop >= WORTH_KEEPING),
+            reusable: true,
+            dropped_messages: prepared.dropped_messages,
             sampler,
             carry: Utf8Carry::default(),
             stops: StopFilter::new(prepared.stop),
-            usage: Usage { prompt_tokens, completion_tokens: 0 },
+            usage: Usage { prompt_tokens, ..Usage::default() },
             max_tokens: prepared.max_tokens.map_or(room, |asked| asked.min(room)),
             unsent_tokens: 0,
             blocked_since: None,
         }
+    }
+
+    /// Takes note that the model has seen the first `found` tokens already, and tells its reader that it runs.
+    pub(crate) fn start(&mut self, found: usize) {
+        self.outputs.leave_line();
+        self.seen = found.min(self.prompt_tokens.saturating_sub(1));
+        self.stop_at = self.stop_at.filter(|stop| *stop > self.seen && *stop < self.prompt_tokens);
+        let cached_tokens = u32::try_from(self.seen).unwrap_or(u32::MAX);
+        self.usage.cached_tokens = cached_tokens;
+        self.outputs.send(Output::Started {
+            prompt_tokens: self.usage.prompt_tokens,
+            cached_tokens,
+            dropped_messages: self.dropped_messages,
+        });
+    }
+
+    pub(crate) fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    pub(crate) fn prompt(&self) -> &[Token] {
+        self.tokens.get(..self.prompt_tokens).unwrap_or_default()
+    }
+
+    /// The tokens that others may begin with, where they are still to be computed.
+    pub(crate) fn shareable(&self) -> Option<&[Token]> {
+        self.tokens.get(..self.stop_at?)
+    }
+
+    /// Makes no stop at the end of the system prompt.
+    pub(crate) fn share_nothing(&mut self) {
+        self.stop_at = None;
+    }
+
+    /// The system prompt, at the moment when the model has seen that and nothing more. Once.
+    pub(crate) fn reached_shareable(&mut self) -> Option<Prefix> {
+        self.stop_at.take_if(|stop| *stop == self.seen)?;
+        Some(self.prefix())
+    }
+
+    /// What the model has seen of it is not to be reused.
+    pub(crate) fn forget(&mut self) {
+        self.reusable = false;
+    }
+
+    /// What the model has seen, for the next to come; `None` where that is to be forgotten.
+    pub(crate) fn into_prefix(self) -> Option<Prefix> {
+        self.reusable.then(|| self.prefix())
+    }
+
+    fn prefix(&self) -> Prefix {
+        let tokens = self.tokens.get(..self.seen).unwrap_or_default().to_vec();
+        Prefix { tokens, owner: self.owner, everyones: self.everyones }
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
@@ -133,12 +274,18 @@ impl Sequence {
 
     /// The token to decode, once the prompt is through.
     pub(crate) fn pending_token(&self) -> Option<Token> {
-        self.next
+        if self.seen < self.prompt_tokens { None } else { self.tokens.get(self.seen).copied() }
     }
 
-    /// What of the prompt the model has not seen.
+    /// What of the prompt the model is to see next, up to where a stop is to be made.
     pub(crate) fn unseen_prompt(&self) -> &[Token] {
-        self.prompt.get(self.seen..).unwrap_or_default()
+        let end = self.stop_at.unwrap_or(self.prompt_tokens);
+        self.tokens.get(self.seen..end).unwrap_or_default()
+    }
+
+    /// Whether the prompt is through once the model has seen `count` more tokens.
+    pub(crate) fn is_prompt_through_after(&self, count: usize) -> bool {
+        self.seen.saturating_add(count) >= self.prompt_tokens
     }
 
     /// Where the next token goes.
@@ -149,7 +296,6 @@ impl Sequence {
     /// The model has seen `count` more tokens.
     pub(crate) fn advance(&mut self, count: usize) {
         self.seen = self.seen.saturating_add(count);
-        self.next = None;
     }
 
     /// Chooses the next token from `logits` and passes on what it says.
@@ -175,7 +321,7 @@ impl Sequence {
                 if self.usage.completion_tokens >= self.max_tokens {
                     return self.finish(FinishReason::Length);
                 }
-                self.next = Some(token);
+                self.tokens.push(token);
                 Next::Continue
             }
         }
@@ -202,15 +348,10 @@ impl Sequence {
         self.outputs.send(Output::Finished { reason, usage: self.usage });
         Next::Done
     }
-
-    /// Ends without an answer.
-    pub(crate) fn fail(&self, failure: crate::Failure) {
-        self.outputs.send(Output::Failed(failure));
-    }
 }
 
 impl Drop for Sequence {
     fn drop(&mut self) {
-        self.prompt.zeroize();
+        self.tokens.zeroize();
     }
 }

@@ -5,8 +5,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use fabstir_engine::{
-    Engine, Failure, FinishReason, Generation, InjectedFault, LlamaConfig, LlamaEngine, LoadError, Message,
-    Output, Overflow, Prompt, Refused, Request, Role, Sampling, Text, Usage,
+    Author, Engine, Failure, FinishReason, Generation, InjectedFault, LlamaConfig, LlamaEngine, LoadError,
+    Message, Output, Overflow, Prompt, Refused, Request, Role, Sampling, Text, Usage,
 };
 
 fn model_path() -> PathBuf {
@@ -25,14 +25,14 @@ fn model_path() -> PathBuf {
 
 fn config() -> LlamaConfig {
     LlamaConfig {
-        path: model_path(),
-        name: "smollm2".into(),
         context_tokens: 512,
         max_sequences: 3,
         threads: Some(1),
         max_waiting: 8,
         prefill_chunk: 128,
         stalled_reader: Duration::from_secs(60),
+        step_timeout: Duration::from_secs(60),
+        ..LlamaConfig::new(model_path(), "smollm2")
     }
 }
 
@@ -53,6 +53,9 @@ fn request(messages: Vec<Message>) -> Request {
         max_tokens: Some(24),
         stop: Vec::new(),
         client: 0,
+        scope: 0,
+        session: 0,
+        system: Author::Client,
     }
 }
 
@@ -240,6 +243,123 @@ async fn a_failure_is_told_and_the_engine_comes_back() {
         assert_eq!(engine.status().restarts, restarts);
         assert!(engine.status().healthy);
     }
+}
+
+#[tokio::test]
+async fn a_step_that_does_not_end_is_given_up() {
+    let config = LlamaConfig { step_timeout: Duration::from_secs(2), ..config() };
+    let engine = LlamaEngine::load(config, |_| {}).unwrap();
+    let long = || Request { max_tokens: None, ..asking("Write a very long story.") };
+    let mut running = engine.submit(long()).unwrap();
+    running.outputs.recv().await.unwrap();
+    engine.inject(InjectedFault::Hang);
+    assert_eq!(read(running).await.end, Err(Failure::Engine));
+    let after = answer(&engine, asking("What is the capital of France?")).await;
+    assert!(after.text.contains("Paris"), "{after:?}");
+    assert_eq!(engine.status().restarts, 1);
+}
+
+fn turns(before: &str, answered: &str, now: &str) -> Vec<Message> {
+    vec![
+        message(Role::System, "You are a helpful assistant."),
+        message(Role::User, before),
+        message(Role::Assistant, answered),
+        message(Role::User, now),
+    ]
+}
+
+/// The prompt's tokens, how many of them were not computed, and how many the engine computed.
+async fn prefilled(engine: &LlamaEngine, request: Request) -> (u32, u32, u64, Answer) {
+    let before = engine.status().prefilled_tokens;
+    let answer = answer(engine, request).await;
+    let usage = answer.end.as_ref().unwrap().1;
+    (usage.prompt_tokens, usage.cached_tokens, engine.status().prefilled_tokens - before, answer)
+}
+
+#[tokio::test]
+async fn a_second_turn_computes_what_is_new() {
+    let engine = engine();
+    let words = "word ".repeat(200);
+    let (first, cached, computed, said) = prefilled(&engine, asking(&words)).await;
+    assert_eq!((cached, computed), (0, u64::from(first)));
+    let again = request(turns(&words, &said.text, "Go on."));
+    let (second, cached, computed, _) = prefilled(&engine, again).await;
+    assert!(cached >= first - 1, "{cached} of {second}, {first} of which were there");
+    assert_eq!(computed, u64::from(second - cached));
+}
+
+#[tokio::test]
+async fn what_was_computed_for_one_client_serves_no_other() {
+    let engine = engine();
+    let asking = || asking(&"word ".repeat(100));
+    let (all, ..) = prefilled(&engine, asking()).await;
+    let (_, cached, ..) = prefilled(&engine, Request { session: 1, ..asking() }).await;
+    assert_eq!(cached, all - 1, "another session of the same client");
+    let (_, cached, computed, _) = prefilled(&engine, Request { scope: 1, session: 2, ..asking() }).await;
+    assert!(cached <= 3 && computed >= u64::from(all - 3), "the template's opening words at most: {cached}");
+}
+
+#[tokio::test]
+async fn the_operators_system_prompt_serves_everybody() {
+    let engine = engine();
+    let system = "You are terse. ".repeat(20);
+    let asking = |scope, author, words: &str| Request {
+        scope,
+        session: scope,
+        system: author,
+        ..request(vec![message(Role::System, &system), message(Role::User, words)])
+    };
+    prefilled(&engine, asking(1, Author::Operator, "Say hello.")).await;
+    let (all, cached, ..) = prefilled(&engine, asking(2, Author::Operator, "Name a colour.")).await;
+    assert!(cached > 80 && cached < all, "{cached} of {all}");
+    engine.forget(1);
+    engine.forget(2);
+    let (_, cached, ..) = prefilled(&engine, asking(3, Author::Operator, "Name a town.")).await;
+    assert!(cached > 80, "what is the operator's stays");
+    let engine = self::engine();
+    prefilled(&engine, asking(1, Author::Client, "Say hello.")).await;
+    let (_, cached, ..) = prefilled(&engine, asking(2, Author::Client, "Name a colour.")).await;
+    assert!(cached <= 3, "the same words, but a client's: {cached}");
+    let (_, cached, ..) =
+        prefilled(&engine, Request { session: 9, ..asking(1, Author::Client, "Name a town.") }).await;
+    assert!(cached > 80, "the same client");
+}
+
+#[tokio::test]
+async fn a_conversation_that_lost_its_slot_is_restored() {
+    let engine = LlamaEngine::load(LlamaConfig { max_sequences: 1, ..config() }, |_| {}).unwrap();
+    let words = "word ".repeat(200);
+    let (first, _, _, said) = prefilled(&engine, asking(&words)).await;
+    let other = Request { scope: 1, session: 1, ..asking(&"another ".repeat(200)) };
+    prefilled(&engine, other).await;
+    assert!(engine.status().prefix_cache_bytes > 0);
+    let (_, cached, ..) = prefilled(&engine, request(turns(&words, &said.text, "Go on."))).await;
+    assert!(cached >= first - 1, "{cached} of {first}");
+}
+
+#[tokio::test]
+async fn what_a_session_computed_goes_with_it() {
+    let engine = LlamaEngine::load(LlamaConfig { max_sequences: 1, ..config() }, |_| {}).unwrap();
+    let mine = || asking(&"word ".repeat(100));
+    prefilled(&engine, mine()).await;
+    engine.forget(0);
+    let (_, cached, ..) = prefilled(&engine, mine()).await;
+    assert!(cached <= 3, "gone from its slot: {cached}");
+    prefilled(&engine, Request { scope: 1, session: 1, ..asking(&"another ".repeat(100)) }).await;
+    engine.forget(0);
+    let (_, cached, ..) = prefilled(&engine, mine()).await;
+    assert!(cached <= 3, "gone from the cache: {cached}");
+}
+
+#[tokio::test]
+async fn a_restored_conversation_goes_on_as_if_it_had_stayed() {
+    let alone = LlamaEngine::load(LlamaConfig { prefix_cache_bytes: 0, ..config() }, |_| {}).unwrap();
+    let evicting = LlamaEngine::load(LlamaConfig { max_sequences: 1, ..config() }, |_| {}).unwrap();
+    let question = "What is the capital of France?";
+    let said = answer(&evicting, asking(question)).await.text;
+    answer(&evicting, Request { scope: 1, session: 1, ..asking("Name a colour.") }).await;
+    let next = || request(turns(question, &said, "And of Germany?"));
+    assert_eq!(answer(&evicting, next()).await.text, answer(&alone, next()).await.text);
 }
 
 #[tokio::test]

@@ -3,15 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use fabstir_engine::{
-    Failure, FinishReason, Generation, Message, Output, Overflow, Prompt, Refused, Request, Role, Sampling,
-    Text,
+    Author, Failure, FinishReason, Generation, Message, Output, Overflow, Prompt, Refused, Request, Role,
+    Sampling, Text,
 };
 use fabstir_protocol::{
     Code,
     id::SessionId,
     seal::{SealError, Words},
     v1::{
-        AnswerSealer, Echo, NodeFrame, PromptRequest, RequestMessage, RequestPrompt, Role as SpokenBy,
+        AnswerSealer, Echo, NodeFrame, Owner, PromptRequest, RequestMessage, RequestPrompt, Role as SpokenBy,
         SamplingFields, StreamEndReason, Usage,
     },
 };
@@ -212,8 +212,9 @@ impl Answer {
                 }
             };
             match output {
-                Output::Started { prompt_tokens, dropped_messages } => {
+                Output::Started { prompt_tokens, cached_tokens, dropped_messages } => {
                     self.usage.prompt_tokens = prompt_tokens;
+                    self.usage.prompt_tokens_details.cached_tokens = cached_tokens;
                     self.dropped = dropped_messages;
                 }
                 Output::Text { text, tokens } => {
@@ -351,11 +352,21 @@ fn prepare(
 ) -> (Request, Option<Words>) {
     let system = node.config.default_system_prompt.as_deref();
     let PromptRequest { prompt, model, max_tokens, sampling, stop } = request;
-    let (messages, overflow, asked) = match prompt {
+    let conversation = running.live().conversation();
+    let (messages, overflow, asked, author) = match prompt {
         RequestPrompt::Turn(words) => {
-            (running.live().conversation().with(system, &words), Overflow::DropOldest, Some(words))
+            (conversation.with(system, &words), Overflow::DropOldest, Some(words), Author::Operator)
         }
-        RequestPrompt::Messages(messages) => (stateless(system, messages), Overflow::Refuse, None),
+        RequestPrompt::Messages(messages) => {
+            let author = if has_system(&messages) { Author::Client } else { Author::Operator };
+            (stateless(system, messages), Overflow::Refuse, None, author)
+        }
+    };
+    let session = conversation.session(&node.engine, || node.next_session());
+    // Whoever merely names an address is a scope of its own: nobody vouches for it.
+    let scope = match running.live().owner() {
+        Some(Owner::Verified(_)) => client,
+        Some(Owner::Unclaimed(_)) | None => node.client_number(("session", session)),
     };
     let most = node.config.max_tokens_per_request;
     let max_tokens = match (max_tokens, most) {
@@ -363,13 +374,29 @@ fn prepare(
         (asked, most) => asked.or(most),
     };
     let prompt = Prompt::Chat(messages);
-    (Request { model, prompt, overflow, sampling: merge(&sampling), max_tokens, stop, client }, asked)
+    let sampling = merge(&sampling);
+    let request = Request {
+        model,
+        prompt,
+        overflow,
+        sampling,
+        max_tokens,
+        stop,
+        client,
+        scope,
+        session,
+        system: author,
+    };
+    (request, asked)
+}
+
+fn has_system(messages: &[RequestMessage]) -> bool {
+    messages.iter().any(|message| message.role == SpokenBy::System)
 }
 
 fn stateless(system: Option<&str>, messages: Vec<RequestMessage>) -> Vec<Message> {
-    let has_system = messages.iter().any(|message| message.role == SpokenBy::System);
     let default = system
-        .filter(|_| !has_system)
+        .filter(|_| !has_system(&messages))
         .map(|words| Message { role: Role::System, content: Text::from(words) });
     let said = messages.into_iter().map(|message| Message {
         role: match message.role {

@@ -11,6 +11,7 @@ use std::{
 };
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use fabstir_engine::{FlashAttention, KvType};
 use fabstir_protocol::ethereum::Address;
 use zeroize::Zeroizing;
 
@@ -60,6 +61,24 @@ pub struct Args {
     /// Tokens of prompt and answer together that one sequence may hold
     #[arg(long, default_value = "2048")]
     context_tokens: NonZeroU32,
+    /// Prompt tokens computed in one step at most; less keeps running answers smoother, more is quicker for long prompts
+    #[arg(long, default_value = "256")]
+    prefill_chunk: NonZeroU32,
+    /// Main memory, in MiB, for what was computed of conversations that lost their place in the model; 0 keeps nothing
+    #[arg(long, value_name = "MIB", default_value = "512")]
+    prefix_cache_mib: u32,
+    /// Layers to put on the GPU, in a build with cuda, vulkan or metal; by default all
+    #[arg(long)]
+    gpu_layers: Option<u32>,
+    /// Attention in tiles: less memory, quicker on most GPUs
+    #[arg(long, value_enum, default_value = "auto")]
+    flash_attention: FlashAttentionMode,
+    /// How keys and values are kept: fewer bits hold longer conversations, less exactly
+    #[arg(long, value_enum, default_value = "f16")]
+    kv_type: KvTypeName,
+    /// Seconds that one step may take before the engine counts as hung and is started again
+    #[arg(long, value_name = "SECONDS", default_value = "120")]
+    step_timeout_seconds: NonZeroU64,
     /// Threads that compute; by default what this process may use
     #[arg(long)]
     threads: Option<NonZeroU32>,
@@ -140,6 +159,30 @@ pub enum EngineKind {
     Echo,
 }
 
+/// Whether attention is computed in tiles.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum FlashAttentionMode {
+    /// Where llama.cpp expects it to help.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// How keys and values are kept.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum KvTypeName {
+    /// 16-bit floating point.
+    F16,
+    /// 8 bits; needs flash attention.
+    #[value(name = "q8_0")]
+    Q8,
+    /// 4 bits; needs flash attention.
+    #[value(name = "q4_0")]
+    Q4,
+}
+
 /// Which challenges are signed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum ChallengeMode {
@@ -186,6 +229,12 @@ pub struct Config {
     pub max_sequences: u32,
     pub context_tokens: u32,
     pub threads: Option<u32>,
+    pub prefill_chunk: u32,
+    pub prefix_cache_bytes: usize,
+    pub gpu_layers: Option<u32>,
+    pub flash_attention: FlashAttention,
+    pub kv_type: KvType,
+    pub step_timeout: Duration,
     pub max_waiting: usize,
     pub max_tokens_per_request: Option<u32>,
     pub default_system_prompt: Option<String>,
@@ -229,6 +278,8 @@ pub enum ConfigError {
     MaxBelowTtl,
     #[error("MAX_TOKENS_PER_REQUEST is more than CONTEXT_TOKENS, which holds prompt and answer together")]
     MaxTokensAboveContext,
+    #[error("KV_TYPE q8_0 and q4_0 need flash attention: leave FLASH_ATTENTION at auto or on")]
+    KvTypeNeedsFlashAttention,
     #[error("ALLOWED_CLIENTS: {0:?} is not an Ethereum address")]
     ClientAddress(String),
     #[error("ALLOWED_ORIGINS: {0:?} is not an origin like https://example.org")]
@@ -294,6 +345,20 @@ impl Args {
             max_sequences: self.max_sequences.get(),
             context_tokens: self.context_tokens.get(),
             threads: self.threads.map(NonZeroU32::get),
+            prefill_chunk: self.prefill_chunk.get(),
+            prefix_cache_bytes: usize::try_from(u64::from(self.prefix_cache_mib) << 20).unwrap_or(usize::MAX),
+            gpu_layers: self.gpu_layers,
+            flash_attention: match self.flash_attention {
+                FlashAttentionMode::Auto => FlashAttention::Auto,
+                FlashAttentionMode::On => FlashAttention::On,
+                FlashAttentionMode::Off => FlashAttention::Off,
+            },
+            kv_type: match self.kv_type {
+                KvTypeName::F16 => KvType::F16,
+                KvTypeName::Q8 => KvType::Q8_0,
+                KvTypeName::Q4 => KvType::Q4_0,
+            },
+            step_timeout: Duration::from_secs(self.step_timeout_seconds.get()),
             max_waiting: self.max_waiting.get(),
             max_tokens_per_request: self.max_tokens_per_request.map(NonZeroU32::get),
             default_system_prompt: self.default_system_prompt,
@@ -320,6 +385,9 @@ impl Args {
     }
 
     fn refuse_contradictions(&self, has_key: bool) -> Result<(), ConfigError> {
+        if self.kv_type != KvTypeName::F16 && self.flash_attention == FlashAttentionMode::Off {
+            return Err(ConfigError::KvTypeNeedsFlashAttention);
+        }
         let allow_list = !self.allowed_clients.is_empty();
         let need_key = [
             ("REQUIRE_ENCRYPTION", self.require_encryption),

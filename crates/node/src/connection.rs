@@ -8,8 +8,8 @@ use fabstir_protocol::{
     id::SessionId,
     seal::Words,
     v1::{
-        ClientFrame, Echo, Inbound, InitContext, Network, NodeFrame, PlainRequest, PromptRequest, RawInit,
-        RawSealed, Refusal,
+        ClientFrame, Echo, Inbound, InitContext, Network, NodeFrame, Owner, PlainRequest, PromptRequest,
+        RawInit, RawSealed, Refusal,
     },
 };
 use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
@@ -294,8 +294,9 @@ impl Connection {
         let Some(lane) = self.lanes.get_mut(live.id()) else { return };
         let (done, next) = oneshot::channel();
         let client = match live.owner() {
-            Some(owner) => self.node.client_number(owner.address()),
-            None => self.node.client_number(Network::from(self.peer)),
+            Some(Owner::Verified(address)) => self.node.client_number(address),
+            // An address that nobody vouches for is had for nothing, and would be another turn in the line.
+            Some(Owner::Unclaimed(_)) | None => self.node.client_number(Network::from(self.peer)),
         };
         let (lane_cancel, ended) = (lane.cancel.clone(), live.ended().clone());
         let cancel = lane_cancel.child_token();

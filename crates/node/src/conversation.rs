@@ -1,8 +1,8 @@
 //! What a client and the model have said to each other. Held in memory only, wiped when it goes.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use fabstir_engine::{Message, Role, Text};
+use fabstir_engine::{Engine, Message, Role, Text};
 use fabstir_protocol::seal::Words;
 
 /// One exchange: what was asked, what was answered.
@@ -17,6 +17,21 @@ struct Turn {
 #[derive(Debug, Default)]
 pub struct Conversation {
     turns: Mutex<Vec<Turn>>,
+    computed: OnceLock<Computed>,
+}
+
+/// What an engine has computed for a conversation, by the number that the engine knows it under. It goes with
+/// the conversation.
+#[derive(Debug)]
+struct Computed {
+    session: u64,
+    engine: Arc<dyn Engine>,
+}
+
+impl Drop for Computed {
+    fn drop(&mut self) {
+        self.engine.forget(self.session);
+    }
 }
 
 impl Conversation {
@@ -38,6 +53,12 @@ impl Conversation {
         let pairs = dropped.div_ceil(2).min(turns.len());
         turns.drain(..pairs);
         turns.push(Turn { asked, answered });
+    }
+
+    /// The number that the engine knows this conversation under; `new` gives one that no other has.
+    pub fn session(&self, engine: &Arc<dyn Engine>, new: impl FnOnce() -> u64) -> u64 {
+        let computed = || Computed { session: new(), engine: Arc::clone(engine) };
+        self.computed.get_or_init(computed).session
     }
 
     /// Exchanges that are remembered.

@@ -16,9 +16,6 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-/// Prompt tokens of one step: few enough that running answers do not stutter.
-const PREFILL_CHUNK: u32 = 256;
-
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let env_file = EnvFile::read(Path::new(".env"))?;
@@ -56,8 +53,13 @@ async fn load_engine(
         max_sequences: config.max_sequences,
         threads: config.threads,
         max_waiting: config.max_waiting,
-        prefill_chunk: PREFILL_CHUNK,
+        prefill_chunk: config.prefill_chunk,
         stalled_reader: config.send_timeout,
+        step_timeout: config.step_timeout,
+        prefix_cache_bytes: config.prefix_cache_bytes,
+        gpu_layers: config.gpu_layers,
+        flash_attention: config.flash_attention,
+        kv_type: config.kv_type,
     };
     let engine = tokio::task::spawn_blocking(move || {
         let bar = progress_bar();

@@ -19,6 +19,8 @@ const RUNNING: &str = "fabstir_requests_running";
 const SLOTS: &str = "fabstir_engine_slots";
 const RESTARTS: &str = "fabstir_engine_restarts_total";
 const PREFILLED: &str = "fabstir_tokens_prefilled_total";
+const REUSED: &str = "fabstir_tokens_reused_total";
+const PREFIX_CACHE: &str = "fabstir_engine_prefix_cache_bytes";
 const DECODED: &str = "fabstir_tokens_decoded_total";
 const INITS: &str = "fabstir_session_inits_total";
 const MESSAGES: &str = "fabstir_messages_total";
@@ -65,6 +67,8 @@ fn describe() {
     describe_gauge!(SLOTS, "Sequences that the engine steps side by side");
     describe_counter!(RESTARTS, "Times that the engine had to be started again");
     describe_counter!(PREFILLED, "Prompt tokens computed");
+    describe_counter!(REUSED, "Prompt tokens that an earlier request had computed");
+    describe_gauge!(PREFIX_CACHE, "Bytes of computed prefixes that have no slot");
     describe_counter!(DECODED, "Answer tokens computed");
     describe_counter!(INITS, "Session inits by result: ok or the code");
     describe_counter!(MESSAGES, "Encrypted messages by result: ok or the code");
@@ -93,6 +97,8 @@ pub(crate) fn render(node: &Node, handle: &PrometheusHandle) -> String {
     gauge!(SLOTS).set(as_f64(engine.slots));
     counter!(RESTARTS).absolute(engine.restarts);
     counter!(PREFILLED).absolute(engine.prefilled_tokens);
+    counter!(REUSED).absolute(engine.reused_tokens);
+    gauge!(PREFIX_CACHE).set(as_f64(engine.prefix_cache_bytes));
     counter!(DECODED).absolute(engine.decoded_tokens);
     handle.run_upkeep();
     handle.render()

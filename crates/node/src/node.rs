@@ -99,6 +99,7 @@ pub struct Node {
     /// Sockets that are open.
     pub connections: AtomicUsize,
     next_connection: AtomicU64,
+    next_session: AtomicU64,
     hasher: RandomState,
 }
 
@@ -117,6 +118,7 @@ impl Node {
             stopping: CancellationToken::new(),
             connections: AtomicUsize::new(0),
             next_connection: AtomicU64::new(0),
+            next_session: AtomicU64::new(0),
             hasher: RandomState::new(),
             config,
         })
@@ -125,6 +127,11 @@ impl Node {
     /// A name for a new socket.
     pub fn next_connection(&self) -> ConnectionId {
         ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A number for a conversation, as the engine knows it.
+    pub fn next_session(&self) -> u64 {
+        self.next_session.fetch_add(1, Ordering::Relaxed)
     }
 
     /// The number under which the engine knows a client; says nothing outside of this process.

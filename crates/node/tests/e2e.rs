@@ -122,6 +122,36 @@ async fn a_conversation_longer_than_the_context_goes_on() {
 }
 
 #[tokio::test]
+async fn a_second_turn_computes_what_is_new_and_what_was_computed_goes_with_the_session() {
+    let node = TestNode::with(llama(1), &["--conversation-grace-seconds", "0"], |_| {}).await;
+    let client = wallet();
+    let cached = |heard: &support::Heard| {
+        let usage = &heard.end["usage"];
+        let count = |value: &Value| value.as_u64().unwrap();
+        (count(&usage["prompt_tokens"]), count(&usage["prompt_tokens_details"]["cached_tokens"]))
+    };
+    let prompt = json!({"prompt": "fox ".repeat(100), "max_tokens": 8}).to_string();
+    let mut peer = node.connect().await;
+    let mut opened = peer.open_as(&client, "1", Dialect::Deployed).await;
+    let (first, none) = cached(&peer.ask(&mut opened.session, &prompt).await);
+    assert_eq!(none, 0);
+    // Deployed clients open the session anew before every prompt.
+    let mut opened = peer.open_as(&client, "1", Dialect::Deployed).await;
+    let (_, again) = cached(&peer.ask(&mut opened.session, &prompt).await);
+    assert!(again >= first - 1, "{again} of {first}");
+    let mut other = node.connect().await;
+    let mut session = other.open("1").await.session;
+    let (_, strangers) = cached(&other.ask(&mut session, &prompt).await);
+    assert!(strangers < 40, "another client's first turn finds the template's words at most: {strangers}");
+    drop(peer);
+    until("the session's end", || node.node.sessions.metrics().active_sessions == 1).await;
+    let mut peer = node.connect().await;
+    let mut opened = peer.open_as(&client, "1", Dialect::Deployed).await;
+    let (_, after) = cached(&peer.ask(&mut opened.session, &prompt).await);
+    assert!(after < 40, "gone with the session: {after}");
+}
+
+#[tokio::test]
 async fn a_prompt_longer_than_the_context_is_refused_with_its_size() {
     let node = TestNode::start(llama(1)).await;
     let mut peer = node.connect().await;

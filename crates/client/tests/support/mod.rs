@@ -148,8 +148,13 @@ impl Peer {
     }
 
     pub fn end(&self, reason: StreamEndReason) -> String {
-        let usage =
-            Usage { prompt_tokens: 3, completion_tokens: 2, total_tokens: 5, context_window_size: 4096 };
+        let usage = Usage {
+            prompt_tokens: 3,
+            completion_tokens: 2,
+            total_tokens: 5,
+            context_window_size: 4096,
+            ..Usage::default()
+        };
         let frame = NodeFrame::StreamEnd {
             session_id: &self.id,
             reason,

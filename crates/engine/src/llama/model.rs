@@ -1,18 +1,27 @@
 //! The model's words and its arithmetic, in this crate's terms.
 
+#![allow(unsafe_code, reason = "the binding copies a slot's state through raw pointers only")]
+
 use std::{num::NonZeroU32, sync::OnceLock, thread};
 
 use llama_cpp_2::{
-    LogOptions,
-    context::{LlamaContext, params::LlamaContextParams},
+    DecodeError, LogOptions,
+    context::{
+        LlamaContext,
+        params::{KvCacheType, LlamaContextParams},
+        session::LlamaStateSeqFlags,
+    },
     llama_backend::LlamaBackend,
     llama_batch::LlamaBatch,
     model::{LlamaModel, params::LlamaModelParams},
     token::LlamaToken,
 };
+use zeroize::Zeroizing;
 
 use crate::{
-    Failure, LlamaConfig, LoadError, Message, Overflow, Prompt, Request, Role,
+    Author, Failure, FlashAttention, KvType, LlamaConfig, LoadError, Message, Overflow, Prompt, Request,
+    Role,
+    prefix::{Owner, State},
     sampler::Token,
     scheduler::{Item, Slot},
     sequence::{Prepared, Vocabulary},
@@ -46,10 +55,13 @@ impl Model {
         config: &LlamaConfig,
         mut progress: impl FnMut(f32) + 'static,
     ) -> Result<Self, LoadError> {
-        let params = LlamaModelParams::default().with_progress_callback(move |done| {
+        let mut params = LlamaModelParams::default().with_progress_callback(move |done| {
             progress(done);
             true
         });
+        if let Some(layers) = config.gpu_layers {
+            params = params.with_n_gpu_layers(layers);
+        }
         let llama = LlamaModel::load_from_file(backend()?, &config.path, &params)
             .map_err(|_| LoadError::Model(config.path.clone()))?;
         let vocab = llama.vocab();
@@ -84,6 +96,9 @@ impl Model {
             .with_n_ubatch(step.min(512))
             .with_n_threads(threads)
             .with_n_threads_batch(threads)
+            .with_type_k(kv_cache_type(config.kv_type))
+            .with_type_v(kv_cache_type(config.kv_type))
+            .with_flash_attention_policy(flash_attention(config.flash_attention))
             .with_no_perf(true);
         let llama = self.llama.new_context(backend()?, params).map_err(|_| failed())?;
         let batch = LlamaBatch::new(usize::try_from(step).map_err(|_| failed())?, 1);
@@ -92,18 +107,33 @@ impl Model {
 
     /// Puts a request into tokens.
     pub(super) fn prepare(&self, request: Request) -> Result<Prepared, Failure> {
-        let Request { prompt, overflow, sampling, max_tokens, stop, .. } = request;
-        let (prompt, dropped_messages) = match prompt {
-            Prompt::Raw(text) => (self.tokenize(text.as_str().as_bytes(), true, false), 0),
+        let Request { prompt, overflow, sampling, max_tokens, stop, scope, session, system, .. } = request;
+        let chat = match prompt {
+            Prompt::Raw(text) => {
+                Chat { tokens: self.tokenize(text.as_str().as_bytes(), true, false), ..Chat::default() }
+            }
             Prompt::Chat(messages) => self.chat(&messages, overflow, max_tokens)?,
         };
-        let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
-        if prompt.is_empty() || prompt_tokens >= self.context_window {
+        let prompt_tokens = u32::try_from(chat.tokens.len()).unwrap_or(u32::MAX);
+        if chat.tokens.is_empty() || prompt_tokens >= self.context_window {
             return Err(Failure::PromptTooLong { prompt_tokens, context_window: self.context_window });
         }
-        let seed = getrandom::u64().map_err(|_| Failure::Engine)?;
-        let context_window = self.context_window;
-        Ok(Prepared { prompt, dropped_messages, sampling, seed, stop, max_tokens, context_window })
+        let everyones = match system {
+            Author::Operator => chat.system_end.max(chat.markup_end),
+            Author::Client => chat.markup_end,
+        };
+        Ok(Prepared {
+            prompt: chat.tokens,
+            dropped_messages: chat.dropped_messages,
+            sampling,
+            seed: getrandom::u64().map_err(|_| Failure::Engine)?,
+            stop,
+            max_tokens,
+            context_window: self.context_window,
+            owner: Owner { scope, session },
+            everyones,
+            shareable: chat.system_end.max(chat.markup_end),
+        })
     }
 
     /// The tokens of a conversation, without as few of its oldest turns as it takes to fit.
@@ -112,7 +142,7 @@ impl Model {
         messages: &[Message],
         overflow: Overflow,
         max_tokens: Option<u32>,
-    ) -> Result<(Vec<Token>, usize), Failure> {
+    ) -> Result<Chat, Failure> {
         let contents: Vec<Vec<Token>> =
             messages.iter().map(|message| self.content(message)).collect::<Result<_, Failure>>()?;
         let marker = format!("\u{1}{:032x}", u128::from(getrandom::u64().map_err(|_| Failure::Engine)?));
@@ -124,10 +154,12 @@ impl Model {
         loop {
             let kept = |number: &usize| *number < first || *number >= first.saturating_add(dropped);
             let numbers: Vec<usize> = (0..messages.len()).filter(kept).collect();
-            let tokens = self.render(messages, &contents, &numbers, &marker);
+            let chat = self.render(messages, &contents, &numbers, &marker);
             let droppable = overflow == Overflow::DropOldest && numbers.len() > first.saturating_add(1);
-            match tokens {
-                Ok(tokens) if tokens.len() <= limit || !droppable => return Ok((tokens, dropped)),
+            match chat {
+                Ok(chat) if chat.tokens.len() <= limit || !droppable => {
+                    return Ok(Chat { dropped_messages: dropped, ..chat });
+                }
                 // Some templates want turns to alternate: what they refuse with half a pair gone, they take
                 // with the whole pair gone.
                 Err(failure) if !droppable || dropped == 0 => return Err(failure),
@@ -142,27 +174,36 @@ impl Model {
         contents: &[Vec<Token>],
         numbers: &[usize],
         marker: &str,
-    ) -> Result<Vec<Token>, Failure> {
+    ) -> Result<Chat, Failure> {
         let turns: Vec<Message> = numbers
             .iter()
             .filter_map(|number| messages.get(*number))
             .map(|message| Message { role: message.role, content: "".into() })
             .collect();
-        let mut tokens = Vec::new();
+        let mut chat = Chat::default();
+        let mut contents_seen: usize = 0;
         for piece in self.template.render(&turns, marker)? {
             match piece {
                 Piece::Markup(text) => {
                     // Templates that write the BOS themselves would otherwise make two of it.
-                    let bos = tokens.is_empty() && self.wants_bos(&text);
-                    tokens.extend(self.tokenize(text.as_bytes(), bos, true));
+                    let bos = chat.tokens.is_empty() && self.wants_bos(&text);
+                    chat.tokens.extend(self.tokenize(text.as_bytes(), bos, true));
+                    if contents_seen == 0 {
+                        chat.markup_end = chat.tokens.len();
+                    }
                 }
                 Piece::Content(turn) => {
                     let content = numbers.get(turn).and_then(|number| contents.get(*number));
-                    tokens.extend_from_slice(content.ok_or(Failure::Template)?);
+                    chat.tokens.extend_from_slice(content.ok_or(Failure::Template)?);
+                    let is_system = turns.get(turn).is_some_and(|turn| turn.role == Role::System);
+                    if contents_seen == 0 && is_system {
+                        chat.system_end = chat.tokens.len();
+                    }
+                    contents_seen = contents_seen.saturating_add(1);
                 }
             }
         }
-        Ok(tokens)
+        Ok(chat)
     }
 
     fn wants_bos(&self, text: &str) -> bool {
@@ -200,6 +241,17 @@ impl Model {
     }
 }
 
+/// A conversation in tokens.
+#[derive(Debug, Default)]
+struct Chat {
+    tokens: Vec<Token>,
+    dropped_messages: usize,
+    /// Where the template's own opening words end.
+    markup_end: usize,
+    /// Where a system message that comes first ends; 0 where none does.
+    system_end: usize,
+}
+
 impl Vocabulary for Model {
     fn piece(&self, token: Token) -> Vec<u8> {
         self.llama.vocab().token_to_piece(LlamaToken(token), false, None)
@@ -216,25 +268,35 @@ pub(super) struct Context<'a> {
     batch: LlamaBatch<'static>,
 }
 
-/// llama.cpp could not compute a step.
+/// llama.cpp could not do what was asked.
 #[derive(Debug, thiserror::Error)]
-#[error("llama.cpp could not compute a step: {0}")]
-pub(super) struct StepFailed(String);
+pub(super) enum StepFailed {
+    #[error("llama.cpp could not compute a step: {0}")]
+    Decode(DecodeError),
+    #[error("there is no room for the step in the KV cache")]
+    NoRoom,
+    #[error("a step was planned that llama.cpp cannot take: {0}")]
+    Plan(&'static str),
+    #[error("a slot of the KV cache could not be cleared")]
+    Clear,
+}
 
 impl Context<'_> {
     /// Computes one step.
     pub(super) fn step(&mut self, items: &[Item]) -> Result<(), StepFailed> {
         self.batch.clear();
         for item in items {
-            let (position, slot) = (i32::try_from(item.position), i32::try_from(item.slot));
-            let (Ok(position), Ok(slot)) = (position, slot) else {
-                return Err(StepFailed("a position is too large".into()));
+            let (Ok(position), Ok(slot)) = (i32::try_from(item.position), i32::try_from(item.slot)) else {
+                return Err(StepFailed::Plan("a position is too large"));
             };
             self.batch
                 .add(LlamaToken(item.token), position, &[slot], item.wants_logits)
-                .map_err(|error| StepFailed(error.to_string()))?;
+                .map_err(|_| StepFailed::Plan("too many tokens"))?;
         }
-        self.llama.decode(&mut self.batch).map_err(|error| StepFailed(error.to_string()))
+        self.llama.decode(&mut self.batch).map_err(|error| match error {
+            DecodeError::NoKvCacheSlot => StepFailed::NoRoom,
+            DecodeError::NTokensZero | DecodeError::Unknown(_) => StepFailed::Decode(error),
+        })
     }
 
     /// The logits of an item of the last step that wanted them.
@@ -244,11 +306,74 @@ impl Context<'_> {
 
     /// Forgets what a slot held.
     pub(super) fn clear(&mut self, slot: Slot) -> Result<(), StepFailed> {
-        let slot = u32::try_from(slot).map_err(|_| StepFailed("no such slot".into()))?;
+        let slot = u32::try_from(slot).map_err(|_| StepFailed::Clear)?;
         match self.llama.clear_kv_cache_seq(Some(slot), None, None) {
             Ok(true) => Ok(()),
-            Ok(false) | Err(_) => Err(StepFailed("a sequence could not be cleared".into())),
+            Ok(false) | Err(_) => Err(StepFailed::Clear),
         }
+    }
+
+    /// Forgets all but the first `tokens` that a slot holds; returns how many are left. Models whose memory is
+    /// not a list of tokens (recurrent, sliding window) cannot forget a part, and forget all.
+    pub(super) fn keep(&mut self, slot: Slot, tokens: usize) -> Result<usize, StepFailed> {
+        let (Ok(number), Ok(from)) = (u32::try_from(slot), u32::try_from(tokens)) else {
+            return Err(StepFailed::Clear);
+        };
+        match self.llama.clear_kv_cache_seq(Some(number), Some(from), None) {
+            Ok(true) => Ok(tokens),
+            Ok(false) | Err(_) => self.clear(slot).map(|()| 0),
+        }
+    }
+
+    /// A copy of what a slot holds.
+    pub(super) fn save(&self, slot: Slot) -> Option<SlotState> {
+        let slot = i32::try_from(slot).ok()?;
+        let size = self.llama.state_seq_get_size_ext(slot, LlamaStateSeqFlags::empty());
+        let mut bytes = Zeroizing::new(vec![0; size]);
+        // SAFETY: `bytes` has the length that llama.cpp has just said it will write at most, and nothing runs
+        // on the context in between: it is borrowed.
+        let written = unsafe {
+            self.llama.state_seq_get_data_ext(bytes.as_mut_ptr(), slot, LlamaStateSeqFlags::empty())
+        };
+        (written == size && size > 0).then_some(SlotState(bytes))
+    }
+
+    /// Puts a copy into an empty slot. False when llama.cpp does not take it; the slot is empty then.
+    pub(super) fn restore(&mut self, slot: Slot, state: &SlotState) -> Result<bool, StepFailed> {
+        let number = i32::try_from(slot).map_err(|_| StepFailed::Clear)?;
+        // SAFETY: the bytes are llama.cpp's own, written by `save` for a context of the same model and
+        // settings: a `SlotState` is made nowhere else, and does not outlive the model's worker.
+        let taken =
+            unsafe { self.llama.state_seq_set_data_ext(&state.0, number, LlamaStateSeqFlags::empty()) };
+        if !taken {
+            self.clear(slot)?;
+        }
+        Ok(taken)
+    }
+}
+
+/// What a slot held, out of llama.cpp's memory. Says what was said, to who can read it: wiped on drop.
+pub(super) struct SlotState(Zeroizing<Vec<u8>>);
+
+impl State for SlotState {
+    fn bytes(&self) -> usize {
+        self.0.len()
+    }
+}
+
+fn kv_cache_type(kind: KvType) -> KvCacheType {
+    match kind {
+        KvType::F16 => KvCacheType::F16,
+        KvType::Q8_0 => KvCacheType::Q8_0,
+        KvType::Q4_0 => KvCacheType::Q4_0,
+    }
+}
+
+fn flash_attention(wish: FlashAttention) -> llama_cpp_sys_2::llama_flash_attn_type {
+    match wish {
+        FlashAttention::Auto => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_AUTO,
+        FlashAttention::On => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+        FlashAttention::Off => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_DISABLED,
     }
 }
 

@@ -1,151 +1,121 @@
-//! The engine's thread: admit, plan, compute, apply; and start again after a failure.
+//! The thread that computes: admit, plan, step, apply.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    panic::resume_unwind,
     sync::{
         atomic::Ordering,
-        mpsc::{Receiver, SyncSender, TryRecvError},
+        mpsc::{SyncSender, TryRecvError},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
-
-use tokio::time::Instant;
 
 use super::{
     Command, InjectedFault, LoadError, Shared,
-    model::{Context, Model},
+    model::{Context, Model, SlotState, StepFailed},
+    supervisor::{Ended, Inbox, Life, Progress, Supervised, open},
 };
 use crate::{
-    Failure, LlamaConfig, Output, Request,
-    scheduler::{Scheduler, Slot, Waiting},
+    LlamaConfig, Output, Request,
+    prefix::{self, Costs, Found, Prefix, PrefixCache, State as _},
+    scheduler::{Applied, Item, Scheduler, Slot, Waiting},
     sequence::{Outputs, Sequence},
 };
 
 /// How long the thread sleeps when every sequence waits for its reader.
 const NAP: Duration = Duration::from_millis(5);
-/// Pause between two attempts to start again.
-const RESTART_PAUSE: Duration = Duration::from_millis(500);
 
-/// Why a run of the engine ended.
-enum Ended {
-    Stopped,
-    Failed,
-}
-
-/// Runs the engine until it is told to stop. Reports the first start to `ready`.
-pub(super) fn supervise(
-    config: LlamaConfig,
-    inbox: Receiver<Command>,
-    shared: &Shared,
-    ready: &SyncSender<Result<u32, LoadError>>,
-    progress: impl FnMut(f32) + 'static,
-) {
-    let mut model = match Model::load(&config, progress) {
+/// Loads the model and answers requests until it is told to stop, or cannot go on.
+pub(super) fn live(
+    supervised: &Supervised,
+    life: &Life,
+    ready: Option<SyncSender<Result<u32, LoadError>>>,
+    progress: Progress,
+) -> Ended {
+    let Supervised { config, inbox, shared } = supervised;
+    let model = match Model::load(config, progress) {
         Ok(model) => model,
-        Err(error) => return drop(ready.send(Err(error))),
+        Err(error) => return Ended::NotLoaded(error),
     };
-    if let Err(error) = model.context(&config) {
-        return drop(ready.send(Err(error)));
-    }
-    shared.healthy.store(true, Ordering::Release);
-    if ready.send(Ok(model.context_window())).is_err() {
-        return;
-    }
+    let mut ready = ready;
+    let mut cache = PrefixCache::new(config.prefix_cache_bytes);
     loop {
-        let run = catch_unwind(AssertUnwindSafe(|| run(&model, &config, &inbox, shared)));
-        shared.running.store(0, Ordering::Relaxed);
-        let reload = match run {
-            Ok(Ended::Stopped) => return shared.healthy.store(false, Ordering::Release),
-            Ok(Ended::Failed) => false,
-            Err(_) => true,
+        let mut context = match model.context(config) {
+            Ok(context) => context,
+            Err(error) => return Ended::NotLoaded(error),
         };
+        shared.healthy.store(true, Ordering::Release);
+        if let Some(ready) = ready.take()
+            && ready.send(Ok(model.context_window())).is_err()
+        {
+            return Ended::Stopped;
+        }
+        let slots = usize::try_from(config.max_sequences).unwrap_or(1);
+        let budget = usize::try_from(config.prefill_chunk).unwrap_or(usize::MAX);
+        let mut worker = Worker {
+            model: &model,
+            config,
+            shared,
+            life,
+            scheduler: Scheduler::new(slots, budget),
+            waiting: Waiting::new(),
+            cache: &mut cache,
+            costs: Costs::default(),
+            fault: None,
+        };
+        let result = worker.run(&mut context, inbox);
+        if life.is_abandoned() {
+            return Ended::Stopped;
+        }
+        // Those who never had a slot too: their turn would come after a failure of unknown length.
+        shared.in_flight.fail_all();
+        match result {
+            Ok(()) => return Ended::Stopped,
+            Err(error) => tracing::error!(%error, "the engine failed and starts anew"),
+        }
         shared.healthy.store(false, Ordering::Release);
+        shared.running.store(0, Ordering::Relaxed);
         shared.restarts.fetch_add(1, Ordering::Relaxed);
-        tracing::error!("the engine failed and is being started again");
-        if reload {
-            match load_again(&config, shared) {
-                Some(fresh) => model = fresh,
-                None => return,
-            }
-        }
     }
-}
-
-/// After a panic nothing of the model is trusted. `None` when the engine is to stop.
-fn load_again(config: &LlamaConfig, shared: &Shared) -> Option<Model> {
-    while !shared.stopping.load(Ordering::Acquire) {
-        match Model::load(config, |_| {}) {
-            Ok(model) => return Some(model),
-            Err(error) => tracing::error!(%error, "the model could not be loaded again"),
-        }
-        std::thread::sleep(RESTART_PAUSE);
-    }
-    None
-}
-
-fn run(model: &Model, config: &LlamaConfig, inbox: &Receiver<Command>, shared: &Shared) -> Ended {
-    let mut context = match model.context(config) {
-        Ok(context) => context,
-        Err(error) => {
-            tracing::error!(%error, "no new context");
-            std::thread::sleep(RESTART_PAUSE);
-            return Ended::Failed;
-        }
-    };
-    shared.healthy.store(true, Ordering::Release);
-    let slots = usize::try_from(config.max_sequences).unwrap_or(1);
-    let budget = usize::try_from(config.prefill_chunk).unwrap_or(usize::MAX);
-    let mut worker = Worker {
-        model,
-        config,
-        shared,
-        scheduler: Scheduler::new(slots, budget),
-        waiting: Waiting::new(),
-        fault: None,
-    };
-    let ended = worker.run(&mut context, inbox);
-    let failed = worker.scheduler.take_all();
-    failed.iter().for_each(|sequence| sequence.fail(Failure::Engine));
-    // Requests that never had a slot get the same answer: their turn would come after a failure of unknown length.
-    while let Some((_, outputs)) = worker.waiting.pop() {
-        shared.waiting.fetch_sub(1, Ordering::AcqRel);
-        outputs.send(Output::Failed(Failure::Engine));
-    }
-    ended
 }
 
 struct Worker<'a> {
     model: &'a Model,
     config: &'a LlamaConfig,
     shared: &'a Shared,
+    life: &'a Life,
     scheduler: Scheduler,
     waiting: Waiting<(Box<Request>, Outputs)>,
+    cache: &'a mut PrefixCache<SlotState>,
+    costs: Costs,
     fault: Option<InjectedFault>,
 }
 
 impl Worker<'_> {
-    fn run(&mut self, context: &mut Context<'_>, inbox: &Receiver<Command>) -> Ended {
-        loop {
-            if self.shared.stopping.load(Ordering::Acquire) || !self.take_commands(inbox) {
-                return Ended::Stopped;
+    /// Works until it is told to stop.
+    fn run(&mut self, context: &mut Context<'_>, inbox: &Inbox) -> Result<(), StepFailed> {
+        while self.take_commands(inbox) {
+            for session in self.shared.take_forgotten() {
+                clear(context, &self.scheduler.forget(session))?;
+                self.cache.forget(session);
             }
-            let now = Instant::now();
-            let reaped = self.scheduler.reap(self.config.stalled_reader, now);
-            let gone = self.waiting.reap(|(_, outputs)| outputs.is_cancelled());
-            self.shared.waiting.fetch_sub(gone, Ordering::AcqRel);
-            if !clear(context, &reaped) {
-                return Ended::Failed;
-            }
-            self.admit();
+            let now = tokio::time::Instant::now();
+            clear(context, &self.scheduler.reap(self.config.stalled_reader, now))?;
+            self.waiting.reap(|(_, outputs)| outputs.is_cancelled());
+            self.admit(context)?;
             self.shared.running.store(self.scheduler.running(), Ordering::Relaxed);
-            if !self.step(context, now) {
-                return Ended::Failed;
-            }
+            self.shared.prefix_cache_bytes.store(self.cache.bytes(), Ordering::Relaxed);
+            self.step(context, now)?;
         }
+        Ok(())
     }
 
-    /// Takes what has come in; sleeps while there is nothing to do. False when the engine is to stop.
-    fn take_commands(&mut self, inbox: &Receiver<Command>) -> bool {
+    /// Takes what has come in; sleeps while there is nothing to do. False when the work is over.
+    fn take_commands(&mut self, inbox: &Inbox) -> bool {
+        if self.life.is_abandoned() {
+            return false;
+        }
+        // Held for no longer than this: a step that hangs must not keep the inbox from the next life.
+        let inbox = open(inbox);
         let idle = self.scheduler.running() == 0 && self.waiting.len() == 0;
         if idle {
             self.shared.running.store(0, Ordering::Relaxed);
@@ -157,7 +127,7 @@ impl Worker<'_> {
         loop {
             match inbox.try_recv() {
                 Ok(command) => self.take(command),
-                Err(TryRecvError::Empty) => return !self.shared.stopping.load(Ordering::Acquire),
+                Err(TryRecvError::Empty) => return !self.shared.is_stopping() && !self.life.is_abandoned(),
                 Err(TryRecvError::Disconnected) => return false,
             }
         }
@@ -167,28 +137,78 @@ impl Worker<'_> {
         match command {
             Command::Generate(request, outputs) => self.waiting.push(request.client, (request, outputs)),
             Command::Fail(fault) => self.fault = Some(fault),
-            Command::Stop => {}
+            Command::Wake => {}
         }
     }
 
     /// Gives free slots to those whose turn it is.
-    fn admit(&mut self) {
-        while self.scheduler.free_slots() > 0
+    fn admit(&mut self, context: &mut Context<'_>) -> Result<(), StepFailed> {
+        while !self.scheduler.free_slots().is_empty()
             && let Some((request, outputs)) = self.waiting.pop()
         {
-            self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
             match self.model.prepare(*request) {
-                Ok(prepared) => drop(self.scheduler.admit(Sequence::new(outputs, prepared))),
+                Ok(prepared) => self.place(context, Sequence::new(outputs, prepared))?,
                 Err(failure) => outputs.send(Output::Failed(failure)),
             }
         }
+        Ok(())
     }
 
-    /// One step of the model. False when it failed.
-    fn step(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
+    /// Puts a sequence where most of its prompt is, or can be had for less than computing it.
+    fn place(&mut self, context: &mut Context<'_>, mut sequence: Sequence) -> Result<(), StepFailed> {
+        let (owner, prompt) = (sequence.owner(), sequence.prompt());
+        let free = self.scheduler.free_slots();
+        let Some(placement) = prefix::place(&free, self.cache, &self.costs, owner, prompt) else {
+            return Err(StepFailed::Plan("there is no free slot"));
+        };
+        let slot = placement.slot;
+        // Out of the cache first: what is kept now may push it out.
+        let copy = match placement.found {
+            Found::InCache { entry, tokens } => self.cache.take(entry).map(|entry| (entry, tokens)),
+            Found::InSlot(_) | Found::Nothing => None,
+        };
+        if let Some(held) = self.scheduler.take_held(slot).filter(|_| placement.save) {
+            self.keep_copy(context, slot, held);
+        }
+        let found = match (placement.found, copy) {
+            (Found::InSlot(tokens), _) => context.keep(slot, tokens)?,
+            (_, Some(((prefix, state), tokens))) => {
+                context.clear(slot)?;
+                let start = Instant::now();
+                let restored = context.restore(slot, &state)?;
+                self.costs.copied(state.bytes(), start.elapsed());
+                // What the session goes on with is in the slot now; what others may begin with stays.
+                if prefix.owner.session != owner.session || prefix.is_everyones() {
+                    self.cache.insert(prefix, state);
+                }
+                if restored { context.keep(slot, tokens)? } else { 0 }
+            }
+            (Found::Nothing | Found::InCache { .. }, None) => context.clear(slot).map(|()| 0)?,
+        };
+        let known = |words| !self.cache.is_on() || self.cache.holds(owner, words, words.len());
+        if sequence.shareable().is_some_and(known) {
+            sequence.share_nothing();
+        }
+        self.shared.reused.fetch_add(u64::try_from(found).unwrap_or(0), Ordering::Relaxed);
+        self.scheduler.start(slot, sequence, found);
+        Ok(())
+    }
+
+    fn keep_copy(&mut self, context: &Context<'_>, slot: Slot, prefix: Prefix) {
+        let start = Instant::now();
+        if let Some(state) = context.save(slot) {
+            self.costs.copied(state.bytes(), start.elapsed());
+            self.cache.insert(prefix, state);
+        }
+    }
+
+    /// One step of the model.
+    fn step(&mut self, context: &mut Context<'_>, now: tokio::time::Instant) -> Result<(), StepFailed> {
+        let watched = self.life.step();
         match self.fault.take() {
-            Some(InjectedFault::Step) => return false,
+            Some(InjectedFault::Step) => return Err(StepFailed::Plan("injected")),
             Some(InjectedFault::Panic) => resume_unwind(Box::new("injected")),
+            Some(InjectedFault::Hang) => self.hang(),
             None => {}
         }
         let items = self.scheduler.plan(now);
@@ -196,25 +216,60 @@ impl Worker<'_> {
             if self.scheduler.running() > 0 {
                 std::thread::sleep(NAP);
             }
-            return true;
+            return Ok(());
         }
-        if let Err(error) = context.step(&items) {
-            tracing::error!(%error, "step failed");
-            return false;
+        let start = Instant::now();
+        self.compute(context, &items)?;
+        drop(watched);
+        // Counted before the answers go on, so that who has read one finds it in the counts.
+        let computed = self.scheduler.computed(&items);
+        if computed.decoded == 0 {
+            self.costs.computed(usize::try_from(computed.prefilled).unwrap_or(0), start.elapsed());
         }
-        let (done, computed) = self.scheduler.apply(&items, |place| context.logits(place), self.model);
         self.shared.prefilled.fetch_add(computed.prefilled, Ordering::Relaxed);
         self.shared.decoded.fetch_add(computed.decoded, Ordering::Relaxed);
-        clear(context, &done)
+        let Applied { shareable, to_clear } =
+            self.scheduler.apply(&items, |place| context.logits(place), self.model);
+        for (slot, prefix) in shareable {
+            if !self.cache.holds(prefix.owner, &prefix.tokens, prefix.tokens.len()) {
+                self.keep_copy(context, slot, prefix);
+            }
+        }
+        clear(context, &to_clear)
+    }
+
+    /// Where there is no room left, what idle slots hold makes way.
+    fn compute(&mut self, context: &mut Context<'_>, items: &[Item]) -> Result<(), StepFailed> {
+        match context.step(items) {
+            Err(StepFailed::NoRoom) => {
+                let held = self.scheduler.take_all_held();
+                if held.is_empty() {
+                    return Err(StepFailed::NoRoom);
+                }
+                clear(context, &held)?;
+                context.step(items)
+            }
+            result => result,
+        }
+    }
+
+    fn hang(&self) {
+        while !self.life.is_abandoned() && !self.shared.is_stopping() {
+            std::thread::sleep(NAP);
+        }
     }
 }
 
-fn clear(context: &mut Context<'_>, slots: &[Slot]) -> bool {
-    slots.iter().all(|slot| match context.clear(*slot) {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::error!(%error, "a slot could not be cleared");
-            false
+impl Drop for Worker<'_> {
+    /// In a panic the requests are told before their outputs are dropped: what is asked after that is not of
+    /// this life.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.in_flight.fail_all();
         }
-    })
+    }
+}
+
+fn clear(context: &mut Context<'_>, slots: &[Slot]) -> Result<(), StepFailed> {
+    slots.iter().try_for_each(|slot| context.clear(*slot))
 }

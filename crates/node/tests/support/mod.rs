@@ -61,14 +61,13 @@ pub(crate) fn model_path() -> PathBuf {
 /// The default model, ready to answer.
 pub(crate) fn llama(max_sequences: u32) -> Arc<LlamaEngine> {
     let config = LlamaConfig {
-        path: model_path(),
-        name: "smollm2".into(),
         context_tokens: 512,
         max_sequences,
         threads: Some(1),
         max_waiting: 8,
         prefill_chunk: 128,
         stalled_reader: PATIENCE,
+        ..LlamaConfig::new(model_path(), "smollm2")
     };
     Arc::new(LlamaEngine::load(config, |_| {}).unwrap())
 }

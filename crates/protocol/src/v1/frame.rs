@@ -298,6 +298,17 @@ pub struct Usage {
     pub total_tokens: u32,
     /// Tokens that fit.
     pub context_window_size: u32,
+    /// What the prompt's tokens were.
+    #[serde(default)]
+    pub prompt_tokens_details: PromptTokensDetails,
+}
+
+/// More about the prompt's tokens, as OpenAI's usage object has it.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PromptTokensDetails {
+    /// How many of them did not have to be computed, because an earlier request had them.
+    #[serde(default)]
+    pub cached_tokens: u32,
 }
 
 /// How a stream ended.
