@@ -1,8 +1,9 @@
 //! Which tokens go into the model's next step. Pure: no thread, no clock, no model; stepped by hand in tests.
 //!
 //! Sequences join and leave between any two steps. A step holds one token of every sequence that is decoding,
-//! and then, up to the budget, chunks of the prompts that are not through yet, shared evenly, so that a long
-//! prompt holds nobody up. Waiting requests are admitted in turns of their clients, not in order of arrival,
+//! and then, up to the budget, chunks of the prompts that are not through yet: those with least left first, as
+//! that makes the mean time to the first token least (Schrage 1968), but a quarter of the budget goes to who
+//! has waited longest, so that a long prompt neither holds the others up nor is held up for ever. Waiting requests are admitted in turns of their clients, not in order of arrival,
 //! so that a client with fifty requests does not keep another's first one waiting.
 
 use std::{
@@ -20,6 +21,9 @@ use crate::{
 
 /// A place in the model's memory.
 pub(crate) type Slot = usize;
+
+/// The part of the prefill budget that goes to who has waited longest: one in so many.
+const OLDEST_SHARE: usize = 4;
 
 /// One token of a step.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -60,8 +64,6 @@ struct Place {
 pub(crate) struct Scheduler {
     slots: Vec<Place>,
     prefill_budget: usize,
-    /// Which sequence is first in line for what is left of the budget.
-    turn: usize,
     uses: u64,
 }
 
@@ -70,7 +72,6 @@ impl Scheduler {
         Self {
             slots: std::iter::repeat_with(Place::default).take(slots).collect(),
             prefill_budget: prefill_budget.max(1),
-            turn: 0,
             uses: 0,
         }
     }
@@ -153,27 +154,40 @@ impl Scheduler {
                 None => prefilling.push(slot),
             }
         }
-        self.turn = self.turn.wrapping_add(1);
-        if let Some(first) = self.turn.checked_rem(prefilling.len()) {
-            prefilling.rotate_left(first);
-        }
         let mut left = self.prefill_budget;
-        for (done, slot) in prefilling.iter().enumerate() {
-            let others = prefilling.len().saturating_sub(done);
-            let share = left.div_ceil(others.max(1)).min(left);
-            left = left.saturating_sub(self.plan_prefill(*slot, share, &mut items));
+        if prefilling.len() > 1
+            && let Some(oldest) = prefilling.iter().copied().min_by_key(|slot| self.used(*slot))
+        {
+            let share = self.prefill_budget.div_ceil(OLDEST_SHARE);
+            left = left.saturating_sub(self.plan_prefill(oldest, 0, share, &mut items));
+        }
+        prefilling.sort_by_key(|slot| (self.left_to_prefill(*slot), self.used(*slot)));
+        for slot in prefilling {
+            let planned = items.iter().filter(|item| item.slot == slot).count();
+            left = left.saturating_sub(self.plan_prefill(slot, planned, left, &mut items));
         }
         items
     }
 
-    fn plan_prefill(&self, slot: Slot, share: usize, items: &mut Vec<Item>) -> usize {
+    fn used(&self, slot: Slot) -> u64 {
+        self.slots.get(slot).map_or(0, |place| place.used)
+    }
+
+    fn left_to_prefill(&self, slot: Slot) -> usize {
+        let running = self.slots.get(slot).and_then(|place| place.running.as_ref());
+        running.map_or(0, Sequence::left_to_prefill)
+    }
+
+    /// Adds up to `share` more tokens of a prompt to a step that has `planned` of them. Returns how many.
+    fn plan_prefill(&self, slot: Slot, planned: usize, share: usize, items: &mut Vec<Item>) -> usize {
         let place = self.slots.get(slot).and_then(|place| place.running.as_ref());
         let Some(sequence) = place else { return 0 };
-        let unseen = sequence.unseen_prompt();
+        let unseen = sequence.unseen_prompt().get(planned..).unwrap_or_default();
         let chunk = unseen.get(..share.min(unseen.len())).unwrap_or_default();
-        let last = sequence.is_prompt_through_after(chunk.len());
-        let end = sequence.position().saturating_add(chunk.len());
-        items.extend((sequence.position()..end).zip(chunk).map(|(position, token)| Item {
+        let start = sequence.position().saturating_add(planned);
+        let end = start.saturating_add(chunk.len());
+        let last = sequence.is_prompt_through_after(planned.saturating_add(chunk.len()));
+        items.extend((start..end).zip(chunk).map(|(position, token)| Item {
             slot,
             token: *token,
             position,
@@ -379,19 +393,51 @@ mod tests {
 
     #[test]
     fn a_long_prompt_is_cut_into_chunks_and_holds_nobody_up() {
-        let mut scheduler = Scheduler::new(3, 4);
+        let mut scheduler = Scheduler::new(3, 8);
         let (short, _short) = sequence(vec![0], None);
         admit(&mut scheduler, short);
         step(&mut scheduler);
-        let (long, _long) = sequence(vec![1; 10], None);
-        let (longer, _longer) = sequence(vec![1; 20], None);
-        admit(&mut scheduler, long);
+        let (longer, _longer) = sequence(vec![1; 40], None);
+        let (long, _long) = sequence(vec![1; 12], None);
         admit(&mut scheduler, longer);
+        admit(&mut scheduler, long);
+        let mut planned = Vec::new();
         for _ in 0..3 {
             let items = step(&mut scheduler);
             let of = |slot| items.iter().filter(|item| item.slot == slot).count();
-            assert_eq!((of(0), of(1), of(2)), (1, 2, 2), "the decode first, the budget shared evenly");
+            planned.push((of(0), of(1), of(2)));
         }
+        assert_eq!(
+            planned,
+            [(1, 2, 6), (1, 2, 6), (1, 8, 1)],
+            "the decode, a quarter for the oldest, the rest for the shortest"
+        );
+    }
+
+    #[test]
+    fn all_of_the_budget_is_used_and_every_token_is_planned_once() {
+        let mut scheduler = Scheduler::new(4, 10);
+        let prompts = [25, 3, 14, 8];
+        let generations: Vec<_> = prompts
+            .iter()
+            .map(|length| {
+                let (one, generation) = sequence(vec![9; *length], Some(1));
+                admit(&mut scheduler, one);
+                generation
+            })
+            .collect();
+        let mut seen = [0; 4];
+        while scheduler.running() > 0 {
+            let items = step(&mut scheduler);
+            for item in &items {
+                assert_eq!(item.position, seen[item.slot], "in order, none twice");
+                seen[item.slot] += 1;
+            }
+            let left: usize = prompts.iter().sum::<usize>() - seen.iter().sum::<usize>();
+            assert!(items.len() == 10 || left == 0, "{} tokens, {left} left", items.len());
+        }
+        assert_eq!(seen, prompts);
+        drop(generations);
     }
 
     #[test]

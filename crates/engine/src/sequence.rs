@@ -283,6 +283,11 @@ impl Sequence {
         self.tokens.get(self.seen..end).unwrap_or_default()
     }
 
+    /// How many tokens of the prompt the model has not seen.
+    pub(crate) fn left_to_prefill(&self) -> usize {
+        self.prompt_tokens.saturating_sub(self.seen)
+    }
+
     /// Whether the prompt is through once the model has seen `count` more tokens.
     pub(crate) fn is_prompt_through_after(&self, count: usize) -> bool {
         self.seen.saturating_add(count) >= self.prompt_tokens

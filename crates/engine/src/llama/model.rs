@@ -21,13 +21,15 @@ use zeroize::Zeroizing;
 use crate::{
     Author, Failure, FlashAttention, KvType, LlamaConfig, LoadError, Message, Overflow, Prompt, Request,
     Role,
-    prefix::{Owner, State},
+    prefix::{Owner, State, WORTH_KEEPING},
     sampler::Token,
     scheduler::{Item, Slot},
     sequence::{Prepared, Vocabulary},
     template::{Piece, Template},
 };
 
+/// Fewer tokens of a client's system prompt are computed again rather than kept apart.
+const WORTH_A_STOP: usize = 64;
 /// Bytes of text to one token, beyond which no prompt that fits is to be expected: text of more is first
 /// judged by its beginning, so that a huge prompt does not hold up the others while it is tokenised.
 const MANY_BYTES_A_TOKEN: usize = 16;
@@ -132,7 +134,12 @@ impl Model {
             context_window: self.context_window,
             owner: Owner { scope, session },
             everyones,
-            shareable: chat.system_end.max(chat.markup_end),
+            // A stop costs a step. The operator's words are kept once for all; a client's own must be worth it.
+            shareable: if everyones >= WORTH_KEEPING || chat.system_end < WORTH_A_STOP {
+                everyones
+            } else {
+                chat.system_end
+            },
         })
     }
 
