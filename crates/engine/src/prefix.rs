@@ -12,8 +12,8 @@ use zeroize::Zeroize as _;
 
 use crate::sampler::Token;
 
-/// Fewer tokens are not worth keeping.
-pub(crate) const WORTH_KEEPING: usize = 16;
+/// Fewer tokens are not worth keeping: a step costs as much as some tokens in it.
+pub(crate) const WORTH_KEEPING: usize = 8;
 
 /// For whom something was computed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -3,7 +3,8 @@
 //! Sequences join and leave between any two steps. A step holds one token of every sequence that is decoding,
 //! and then, up to the budget, chunks of the prompts that are not through yet: those with least left first, as
 //! that makes the mean time to the first token least (Schrage 1968), but a quarter of the budget goes to who
-//! has waited longest, so that a long prompt neither holds the others up nor is held up for ever. Waiting requests are admitted in turns of their clients, not in order of arrival,
+//! has waited longest, so that a long prompt neither holds the others up nor is held up for ever. While
+//! answers run, the budget is half of what it is else: they wait for every step. Waiting requests are admitted in turns of their clients, not in order of arrival,
 //! so that a client with fifty requests does not keep another's first one waiting.
 
 use std::{
@@ -154,11 +155,13 @@ impl Scheduler {
                 None => prefilling.push(slot),
             }
         }
-        let mut left = self.prefill_budget;
+        // Running answers stutter by as much as a step takes.
+        let budget = if items.is_empty() { self.prefill_budget } else { self.prefill_budget.div_ceil(2) };
+        let mut left = budget;
         if prefilling.len() > 1
             && let Some(oldest) = prefilling.iter().copied().min_by_key(|slot| self.used(*slot))
         {
-            let share = self.prefill_budget.div_ceil(OLDEST_SHARE);
+            let share = budget.div_ceil(OLDEST_SHARE);
             left = left.saturating_sub(self.plan_prefill(oldest, 0, share, &mut items));
         }
         prefilling.sort_by_key(|slot| (self.left_to_prefill(*slot), self.used(*slot)));
@@ -409,8 +412,8 @@ mod tests {
         }
         assert_eq!(
             planned,
-            [(1, 2, 6), (1, 2, 6), (1, 8, 1)],
-            "the decode, a quarter for the oldest, the rest for the shortest"
+            [(1, 1, 3), (1, 1, 3), (1, 1, 3)],
+            "the decode, and half of the budget: a quarter of that for the oldest, the rest for the shortest"
         );
     }
 
@@ -434,7 +437,7 @@ mod tests {
                 seen[item.slot] += 1;
             }
             let left: usize = prompts.iter().sum::<usize>() - seen.iter().sum::<usize>();
-            assert!(items.len() == 10 || left == 0, "{} tokens, {left} left", items.len());
+            assert!(items.len() >= 5 || left == 0, "{} tokens, {left} left", items.len());
         }
         assert_eq!(seen, prompts);
         drop(generations);

@@ -121,7 +121,7 @@ impl Model {
             return Err(Failure::PromptTooLong { prompt_tokens, context_window: self.context_window });
         }
         let everyones = match system {
-            Author::Operator => chat.system_end.max(chat.markup_end),
+            Author::Operator => chat.system_end,
             Author::Client => chat.markup_end,
         };
         Ok(Prepared {
@@ -188,14 +188,18 @@ impl Model {
             .map(|message| Message { role: message.role, content: "".into() })
             .collect();
         let mut chat = Chat::default();
-        let mut contents_seen: usize = 0;
+        let (mut system_seen, mut others_begin) = (false, false);
         for piece in self.template.render(&turns, marker)? {
             match piece {
                 Piece::Markup(text) => {
                     // Templates that write the BOS themselves would otherwise make two of it.
                     let bos = chat.tokens.is_empty() && self.wants_bos(&text);
                     chat.tokens.extend(self.tokenize(text.as_bytes(), bos, true));
-                    if contents_seen == 0 {
+                    if others_begin {
+                        continue;
+                    }
+                    chat.system_end = chat.tokens.len();
+                    if !system_seen {
                         chat.markup_end = chat.tokens.len();
                     }
                 }
@@ -203,10 +207,8 @@ impl Model {
                     let content = numbers.get(turn).and_then(|number| contents.get(*number));
                     chat.tokens.extend_from_slice(content.ok_or(Failure::Template)?);
                     let is_system = turns.get(turn).is_some_and(|turn| turn.role == Role::System);
-                    if contents_seen == 0 && is_system {
-                        chat.system_end = chat.tokens.len();
-                    }
-                    contents_seen = contents_seen.saturating_add(1);
+                    others_begin |= !is_system || system_seen;
+                    system_seen |= is_system;
                 }
             }
         }
@@ -255,7 +257,7 @@ struct Chat {
     dropped_messages: usize,
     /// Where the template's own opening words end.
     markup_end: usize,
-    /// Where a system message that comes first ends; 0 where none does.
+    /// Where the first content begins that is not a leading system message.
     system_end: usize,
 }
 
