@@ -38,5 +38,5 @@ defences: bootstrap ## take each defence out in a copy and see its test fail
 vectors: ## write vectors/ anew; a difference is a change of the protocol
 	UPDATE_VECTORS=1 cargo test -p fabstir-protocol --test vectors
 
-bench: bootstrap ## what an init, a chunk and a token cost
+bench: bootstrap ## what the protocol costs, and the node beside llama-server (FRESH=1 begins anew)
 	@$(RUN) scripts/bench.sh

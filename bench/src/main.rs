@@ -33,9 +33,9 @@ struct Args {
     /// Where results are kept between runs
     #[arg(long)]
     results: PathBuf,
-    /// Where tables and plots are written
+    /// The page that the tables are written into; the plots go beside it
     #[arg(long)]
-    docs: Option<PathBuf>,
+    page: Option<PathBuf>,
     /// How often the two take turns
     #[arg(long, default_value = "5")]
     alternations: usize,
@@ -84,7 +84,7 @@ async fn main() -> anyhow::Result<()> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    report::write(&done, args.docs.as_deref())
+    report::write(&done, args.page.as_deref())
 }
 
 async fn measure(args: &Args, alternation: usize, who: Who) -> anyhow::Result<Turn> {

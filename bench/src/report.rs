@@ -2,25 +2,32 @@
 
 use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 
+use anyhow::Context as _;
 use plotters::prelude::{
     ChartBuilder, Circle, IntoDrawingArea as _, IntoLogRange as _, LineSeries, RGBColor, SVGBackend, WHITE,
 };
 
 use crate::{Turn, load::Load, server::Who};
 
-/// Prints the tables, and writes them and the plots into `docs` where that is given.
+/// Between these lines of the page stands what this program writes.
+const BEGIN: &str = "<!-- make bench writes from here -->";
+const END: &str = "<!-- to here -->";
+
+/// Prints the tables, and writes them into the page, and the plots beside it, where one is given.
 #[expect(clippy::print_stdout, reason = "the tables are what the program is for")]
-pub(crate) fn write(turns: &[Turn], docs: Option<&Path>) -> anyhow::Result<()> {
+pub(crate) fn write(turns: &[Turn], page: Option<&Path>) -> anyhow::Result<()> {
     let tables = tables(turns)?;
     println!("{tables}");
-    let Some(docs) = docs else { return Ok(()) };
-    fs::create_dir_all(docs.join("performance"))?;
-    fs::write(docs.join("performance/streams.md"), &tables)?;
+    let Some(page) = page else { return Ok(()) };
+    let text = fs::read_to_string(page)?;
+    let (before, rest) = text.split_once(BEGIN).context("the page has no place for the tables")?;
+    let (_, after) = rest.split_once(END).context("the page's place for the tables has no end")?;
+    fs::write(page, format!("{before}{BEGIN}\n\n{tables}{END}{after}"))?;
+    let plots = page.with_extension("");
+    fs::create_dir_all(&plots)?;
     let rate = |load: &Load| load.tokens_per_second;
-    plot(turns, &docs.join("performance/throughput.svg"), "tokens a second, all streams", rate)?;
-    plot(turns, &docs.join("performance/first-token.svg"), "ms to the first token, median", |load| {
-        median(&load.first)
-    })
+    plot(turns, &plots.join("throughput.svg"), "tokens a second, all streams", rate)?;
+    plot(turns, &plots.join("first-token.svg"), "ms to the first token, median", |load| median(&load.first))
 }
 
 /// One figure of a load.

@@ -45,14 +45,14 @@ impl Outputs {
 
     /// Whether nobody reads any more, or waits for more.
     pub(crate) fn is_cancelled(&self) -> bool {
-        let failed = |(in_flight, number): &(InFlight, u64)| !in_flight.lock().contains_key(number);
+        let failed = |(in_flight, number): &(InFlight, u64)| !in_flight.lock().by_number.contains_key(number);
         self.sender.is_closed() || self.place.as_ref().is_some_and(failed)
     }
 
     /// Takes note that the request has left the line.
     pub(crate) fn leave_line(&self) {
         if let Some((in_flight, number)) = &self.place
-            && let Some(entry) = in_flight.lock().get_mut(number)
+            && let Some(entry) = in_flight.lock().by_number.get_mut(number)
         {
             entry.waits = false;
         }
@@ -72,14 +72,21 @@ impl Outputs {
 impl Drop for Outputs {
     fn drop(&mut self) {
         if let Some((in_flight, number)) = self.place.take() {
-            in_flight.lock().remove(&number);
+            in_flight.lock().by_number.remove(&number);
         }
     }
 }
 
 /// The requests in flight: how many wait, and how to tell them of a failure from outside of the thread at work.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct InFlight(Arc<Mutex<BTreeMap<u64, Entry>>>);
+pub(crate) struct InFlight(Arc<Mutex<Entries>>);
+
+#[derive(Debug, Default)]
+struct Entries {
+    /// Never used twice: an old request that is dropped late must not take a new one's place with it.
+    next: u64,
+    by_number: BTreeMap<u64, Entry>,
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -91,34 +98,37 @@ impl InFlight {
     /// Enters a request, unless `limit` of them wait already.
     pub(crate) fn enter(&self, mut outputs: Outputs, limit: usize) -> Option<Outputs> {
         let mut entries = self.lock();
-        if count_waiting(&entries) >= limit {
+        if entries.waiting() >= limit {
             return None;
         }
-        let number = entries.last_key_value().map_or(0, |(newest, _)| newest.saturating_add(1));
-        entries.insert(number, Entry { sender: outputs.sender.clone(), waits: true });
+        let number = entries.next;
+        entries.next = number.saturating_add(1);
+        entries.by_number.insert(number, Entry { sender: outputs.sender.clone(), waits: true });
         drop(entries);
         outputs.place = Some((self.clone(), number));
         Some(outputs)
     }
 
     pub(crate) fn waiting(&self) -> usize {
-        count_waiting(&self.lock())
+        self.lock().waiting()
     }
 
     /// Tells them all that there is no answer. Whoever works on them finds them cancelled.
     pub(crate) fn fail_all(&self) {
-        for entry in std::mem::take(&mut *self.lock()).into_values() {
+        for entry in std::mem::take(&mut self.lock().by_number).into_values() {
             let _ = entry.sender.try_send(Output::Failed(Failure::Engine));
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn count_waiting(entries: &BTreeMap<u64, Entry>) -> usize {
-    entries.values().filter(|entry| entry.waits).count()
+impl Entries {
+    fn waiting(&self) -> usize {
+        self.by_number.values().filter(|entry| entry.waits).count()
+    }
 }
 
 /// What a request has become once its prompt was put into tokens.
@@ -358,5 +368,40 @@ impl Sequence {
 impl Drop for Sequence {
     fn drop(&mut self) {
         self.tokens.zeroize();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_request_that_is_dropped_late_takes_no_new_one_with_it() {
+        let in_flight = InFlight::default();
+        let enter = || {
+            let (outputs, generation) = Outputs::channel();
+            (in_flight.enter(outputs, 9).unwrap(), generation)
+        };
+        let (old, mut told) = enter();
+        in_flight.fail_all();
+        assert_eq!(told.outputs.try_recv(), Ok(Output::Failed(Failure::Engine)));
+        assert!(old.is_cancelled(), "nobody works on it any more");
+        let (new, _generation) = enter();
+        drop(old);
+        assert!(!new.is_cancelled());
+        assert_eq!(in_flight.waiting(), 1);
+    }
+
+    #[test]
+    fn the_line_is_bounded_and_left_when_a_request_runs_or_is_dropped() {
+        let in_flight = InFlight::default();
+        let enter = || in_flight.enter(Outputs::channel().0, 2);
+        let (first, second) = (enter().unwrap(), enter().unwrap());
+        assert!(enter().is_none());
+        first.leave_line();
+        let third = enter();
+        assert!(third.is_some() && enter().is_none());
+        drop(second);
+        assert!(enter().is_some());
     }
 }
