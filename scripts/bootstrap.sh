@@ -7,7 +7,14 @@ cd "$(dirname "$0")/.."
 say() { echo "bootstrap: $*" >&2; }
 fail() { say "$*"; exit 1; }
 has() { command -v "$1" >/dev/null 2>&1; }
-has_libclang() { compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || compgen -G '/usr/lib/*/libclang*.so*' >/dev/null; }
+# libclang itself, by the names that bindgen looks for; libclang-cpp, which other packages bring, is another library.
+has_libclang() {
+    local dir
+    for dir in /usr/lib/llvm-*/lib /usr/lib/*-linux-gnu /usr/lib64 /usr/lib /usr/local/lib; do
+        compgen -G "$dir/libclang.so*" >/dev/null || compgen -G "$dir/libclang-[0-9]*.so*" >/dev/null && return 0
+    done
+    return 1
+}
 
 if ! has cargo; then
     [ -f "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"

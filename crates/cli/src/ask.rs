@@ -112,7 +112,7 @@ impl<'a> Last<'a> {
         Self {
             finish_reason: &end.finish_reason,
             code: end.code.as_deref(),
-            usage: end.usage,
+            usage: end.usage.clone(),
             ttft_ms: told.first_words_ms(),
             tokens_per_second: told.tokens_per_second(),
         }

@@ -23,7 +23,7 @@ use std::{
 };
 
 use fabstir_protocol::{Code, identity::PrivateKey, v1::StreamEndReason};
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{Asked, Node, Peer, rng, tampered};
 use tempfile::TempDir;
 
@@ -275,11 +275,11 @@ fn a_reader_that_leaves_ends_it_quietly() {
 fn chat_reads_lines_in_one_session() {
     let (user, node) = (User::new(), echo());
     let (url, key) = (node.url(), node.public_key.to_string());
-    for (more, expected) in [
-        (&[][..], "you said one\nyou said two\n"),
+    for (more, asked) in [
+        (&[][..], json!({"prompt": "one"})),
         (
             &["--system", "s"][..],
-            "[{\"content\":\"s\",\"role\":\"system\"},{\"content\":\"one\",\"role\":\"user\"}]\n",
+            json!([{"role": "system", "content": "s"}, {"role": "user", "content": "one"}]),
         ),
     ] {
         let mut arguments = vec!["chat", "--node", &url, "--node-key", &key];
@@ -288,8 +288,13 @@ fn chat_reads_lines_in_one_session() {
         child.stdin.take().unwrap().write_all(b"one\n\ntwo\n/quit\nthree\n").unwrap();
         let output = child.wait_with_output().unwrap();
         assert_exit(&output, 0);
-        assert!(out(&output).starts_with(expected), "{}", out(&output));
-        assert!(!out(&output).contains("three"));
+        let said = out(&output);
+        let first = said.lines().next().unwrap_or_default();
+        match asked.get("prompt") {
+            Some(prompt) => assert_eq!(first, format!("you said {}", prompt.as_str().unwrap())),
+            None => assert_eq!(serde_json::from_str::<Value>(first).unwrap(), asked, "{said}"),
+        }
+        assert!(said.contains("two") && !said.contains("three"), "{said}");
     }
 }
 

@@ -30,7 +30,7 @@ pub use error::Error;
 pub use request::{Request, Turn};
 
 use fabstir_protocol::identity::PrivateKey;
-pub use fabstir_protocol::v1::{Role, Usage};
+pub use fabstir_protocol::{request::Role, v1::Usage};
 
 /// A key chosen at random, for who needs no address of their own.
 pub fn random_key() -> PrivateKey {

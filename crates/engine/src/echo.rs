@@ -11,7 +11,7 @@ use std::{
 use tokio::{sync::mpsc, time::sleep};
 
 use crate::{
-    Engine, Failure, FinishReason, Generation, Message, ModelInfo, Output, Overflow, Prompt, Refused,
+    Engine, Failure, FinishReason, Format, Generation, Message, ModelInfo, Output, Overflow, Prompt, Refused,
     Request, Role, Status, Text, Usage,
     text::{Passed, StopFilter},
 };
@@ -51,7 +51,17 @@ impl Engine for EchoEngine {
         if request.model.as_ref().is_some_and(|name| *name != model.name && name != "default") {
             return Err(Refused::ModelNotFound);
         }
+        // What it cannot do is refused, not left out.
+        let asked = [
+            ("logprobs", request.logprobs.is_some()),
+            ("response_format", request.format != Format::Text),
+            ("tools", request.tools.is_some()),
+        ];
         let (sender, outputs) = mpsc::channel(8);
+        if let Some((name, _)) = asked.into_iter().find(|(_, asked)| *asked) {
+            let _ = sender.try_send(Output::Failed(Failure::Unsupported(name)));
+            return Ok(Generation { outputs });
+        }
         let (window, delay, counts) = (model.context_window, self.delay, Arc::clone(&self.counts));
         counts.running.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(async move {
@@ -123,7 +133,7 @@ async fn say(
         let stopped = matches!(passed, Passed::Stopped(_));
         let (Passed::Text(text) | Passed::Stopped(text)) = passed;
         if !text.is_empty() {
-            out.send(Output::Text { text: Text::from(text), tokens: 1 }).await.ok()?;
+            out.send(Output::Text { text: Text::from(text), tokens: 1, logprobs: Vec::new() }).await.ok()?;
         }
         if stopped {
             return out.send(Output::Finished { reason, usage }).await.ok();
@@ -131,7 +141,7 @@ async fn say(
     }
     let rest = stops.finish();
     if !rest.is_empty() {
-        out.send(Output::Text { text: Text::from(rest), tokens: 0 }).await.ok()?;
+        out.send(Output::Text { text: Text::from(rest), tokens: 0, logprobs: Vec::new() }).await.ok()?;
     }
     out.send(Output::Finished { reason, usage }).await.ok()
 }
@@ -159,22 +169,13 @@ fn chat(mut messages: Vec<Message>, overflow: Overflow, window: u32) -> (Text, u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Sampling;
 
     async fn answer(prompt: &str, max_tokens: Option<u32>, stop: &[&str]) -> (String, Option<Output>) {
         let engine = EchoEngine::new("echo", 20);
-        let message = Message { role: Role::User, content: Text::from(prompt) };
         let request = Request {
-            model: None,
-            prompt: Prompt::Chat(vec![message]),
-            overflow: Overflow::Refuse,
-            sampling: Sampling::default(),
             max_tokens,
             stop: stop.iter().map(|stop| (*stop).to_owned()).collect(),
-            client: 0,
-            scope: 0,
-            session: 0,
-            system: crate::Author::Client,
+            ..Request::new(Prompt::Chat(vec![Message::new(Role::User, prompt)]))
         };
         let mut generation = engine.submit(request).unwrap();
         let (mut text, mut last) = (String::new(), None);
@@ -188,7 +189,10 @@ mod tests {
     }
 
     fn finished(reason: FinishReason, prompt_tokens: u32, completion_tokens: u32) -> Option<Output> {
-        Some(Output::Finished { reason, usage: Usage { prompt_tokens, completion_tokens, cached_tokens: 0 } })
+        Some(Output::Finished {
+            reason,
+            usage: Usage { prompt_tokens, completion_tokens, ..Usage::default() },
+        })
     }
 
     #[tokio::test]

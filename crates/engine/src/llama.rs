@@ -4,7 +4,12 @@
 //! bounded channel each. A second thread watches over it: a step that fails, a panic, or a step that does not
 //! end costs the requests in flight, which are told so at once, and the engine starts anew.
 
+mod config;
+mod context;
+mod embedder;
+
 mod model;
+mod prompt;
 mod supervisor;
 mod worker;
 
@@ -21,10 +26,15 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
 
-use self::supervisor::Supervised;
+pub use self::config::{FlashAttention, KvType, LlamaConfig, Loading, MOST_SEQUENCES};
+use self::{
+    embedder::{Job, Place},
+    supervisor::Supervised,
+};
 use crate::{
-    Engine, Generation, InvalidTemplate, LlamaConfig, ModelInfo, Refused, Request, Status,
+    EmbeddingRequest, Embeddings, Engine, Generation, InvalidTemplate, ModelInfo, Refused, Request, Status,
     sequence::{InFlight, Outputs},
 };
 
@@ -80,6 +90,7 @@ pub enum InjectedFault {
 #[derive(Debug)]
 enum Command {
     Generate(Box<Request>, Outputs),
+    Embed(Box<Job>),
     Fail(InjectedFault),
     /// Something else has changed: look.
     Wake,
@@ -89,6 +100,8 @@ enum Command {
 #[derive(Debug, Default)]
 struct Shared {
     running: AtomicUsize,
+    slots: AtomicUsize,
+    loaded: AtomicBool,
     restarts: AtomicU64,
     prefilled: AtomicU64,
     reused: AtomicU64,
@@ -99,6 +112,8 @@ struct Shared {
     /// Sessions that have ended since the thread last looked. As many at most as there were sessions.
     forgotten: Mutex<Vec<u64>>,
     in_flight: InFlight,
+    /// Requests for embeddings that are not done.
+    embeddings: Arc<AtomicUsize>,
 }
 
 impl Shared {
@@ -115,7 +130,6 @@ impl Shared {
 #[derive(Debug)]
 pub struct LlamaEngine {
     models: [ModelInfo; 1],
-    slots: usize,
     max_waiting: usize,
     commands: mpsc::SyncSender<Command>,
     shared: Arc<Shared>,
@@ -130,11 +144,12 @@ impl LlamaEngine {
     pub fn load(config: LlamaConfig, progress: impl FnMut(f32) + Send + 'static) -> Result<Self, LoadError> {
         let digest = digest(&config.path)?;
         let shared = Arc::new(Shared::default());
-        let slots = usize::try_from(config.max_sequences).unwrap_or(usize::MAX);
         let max_waiting = config.max_waiting;
         let name = config.name.clone();
-        // Every command has a place: what waits, what is being admitted, a fault, the stop.
-        let (commands, inbox) = mpsc::sync_channel(max_waiting.saturating_add(slots).saturating_add(2));
+        // Every command has a place: what waits for an answer or an embedding, a fault, the stop, and what left the
+        // line and was not looked at yet.
+        let places = max_waiting.saturating_mul(3).saturating_add(64);
+        let (commands, inbox) = mpsc::sync_channel(places);
         let (ready, loaded) = mpsc::sync_channel(1);
         let supervised = Supervised {
             config: Arc::new(config),
@@ -147,7 +162,7 @@ impl LlamaEngine {
             .map_err(|_| LoadError::Thread)?;
         let context_window = loaded.recv().map_err(|_| LoadError::Thread)??;
         let model = ModelInfo { name, digest, context_window, engine: "llama.cpp" };
-        Ok(Self { models: [model], slots, max_waiting, commands, shared, thread: Mutex::new(Some(thread)) })
+        Ok(Self { models: [model], max_waiting, commands, shared, thread: Mutex::new(Some(thread)) })
     }
 
     /// Stops the thread and waits for it. Requests in flight end with an error.
@@ -160,6 +175,22 @@ impl LlamaEngine {
         }
     }
 
+    /// Whether requests for a model are taken.
+    fn admits(&self, name: Option<&str>) -> Result<(), Refused> {
+        let [model] = &self.models;
+        if name.is_some_and(|name| name != model.name && name != "default") {
+            return Err(Refused::ModelNotFound);
+        }
+        if self.shared.is_stopping() { Err(Refused::Stopping) } else { Ok(()) }
+    }
+
+    fn send(&self, command: Command) -> Result<(), Refused> {
+        self.commands.try_send(command).map_err(|refused| match refused {
+            mpsc::TrySendError::Full(_) => Refused::Busy,
+            mpsc::TrySendError::Disconnected(_) => Refused::Stopping,
+        })
+    }
+
     /// Makes the engine fail.
     #[doc(hidden)]
     pub fn inject(&self, fault: InjectedFault) {
@@ -169,22 +200,19 @@ impl LlamaEngine {
 
 impl Engine for LlamaEngine {
     fn submit(&self, request: Request) -> Result<Generation, Refused> {
-        let [model] = &self.models;
-        if request.model.as_ref().is_some_and(|name| *name != model.name && name != "default") {
-            return Err(Refused::ModelNotFound);
-        }
-        if self.shared.stopping.load(Ordering::Acquire) {
-            return Err(Refused::Stopping);
-        }
+        self.admits(request.model.as_deref())?;
         let (outputs, generation) = Outputs::channel();
         let outputs = self.shared.in_flight.enter(outputs, self.max_waiting).ok_or(Refused::Busy)?;
-        self.commands.try_send(Command::Generate(Box::new(request), outputs)).map_err(
-            |refused| match refused {
-                mpsc::TrySendError::Full(_) => Refused::Busy,
-                mpsc::TrySendError::Disconnected(_) => Refused::Stopping,
-            },
-        )?;
+        self.send(Command::Generate(Box::new(request), outputs))?;
         Ok(generation)
+    }
+
+    fn embed(&self, request: EmbeddingRequest) -> Result<Embeddings, Refused> {
+        self.admits(request.model.as_deref())?;
+        let place = Place::take(&self.shared.embeddings, self.max_waiting).ok_or(Refused::Busy)?;
+        let (reply, result) = oneshot::channel();
+        self.send(Command::Embed(Box::new(Job::new(request, reply, place))))?;
+        Ok(Embeddings { result })
     }
 
     fn models(&self) -> &[ModelInfo] {
@@ -195,7 +223,7 @@ impl Engine for LlamaEngine {
         Status {
             waiting: self.shared.in_flight.waiting(),
             running: self.shared.running.load(Ordering::Relaxed),
-            slots: self.slots,
+            slots: self.shared.slots.load(Ordering::Relaxed),
             restarts: self.shared.restarts.load(Ordering::Relaxed),
             healthy: self.shared.healthy.load(Ordering::Relaxed),
             prefilled_tokens: self.shared.prefilled.load(Ordering::Relaxed),
@@ -203,6 +231,10 @@ impl Engine for LlamaEngine {
             decoded_tokens: self.shared.decoded.load(Ordering::Relaxed),
             prefix_cache_bytes: self.shared.prefix_cache_bytes.load(Ordering::Relaxed),
         }
+    }
+
+    fn is_loaded(&self, _model: &str) -> bool {
+        self.shared.loaded.load(Ordering::Relaxed)
     }
 
     fn forget(&self, session: u64) {

@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 
-use crate::Sampling;
+use crate::{Sampling, constraint::Mask};
 
 /// A token of a model's vocabulary.
 pub(crate) type Token = i32;
@@ -42,11 +42,15 @@ impl Sampler {
         self.recent.push_back(token);
     }
 
-    /// The next token.
-    pub(crate) fn sample(&mut self, logits: &[f32]) -> Token {
+    /// The next token, of those in `mask` where there is one.
+    pub(crate) fn sample(&mut self, logits: &[f32], mask: Option<&Mask>) -> Token {
         let mut candidates: Vec<Candidate> =
             (0..).zip(logits).map(|(token, logit)| Candidate::new(token, *logit)).collect();
+        self.bias(&mut candidates);
         self.penalize(&mut candidates);
+        if let Some(mask) = mask {
+            candidates.retain(|candidate| mask.allows(candidate.token));
+        }
         if self.settings.temperature <= 0.0 {
             return best(&candidates);
         }
@@ -56,6 +60,15 @@ impl Sampler {
         self.cut_to_min_p(&mut candidates);
         let weights = weights(&candidates, self.settings.temperature);
         self.draw(&candidates, &weights)
+    }
+
+    fn bias(&self, candidates: &mut [Candidate]) {
+        for (token, bias) in &self.settings.logit_bias {
+            let at = usize::try_from(*token).ok();
+            if let Some(candidate) = at.and_then(|at| candidates.get_mut(at)) {
+                candidate.logit += bias;
+            }
+        }
     }
 
     fn penalize(&self, candidates: &mut [Candidate]) {
@@ -144,8 +157,44 @@ impl Candidate {
 
 fn best(candidates: &[Candidate]) -> Token {
     // The first of equals, so that greedy means one thing.
-    let first = Candidate { token: 0, logit: f32::NEG_INFINITY };
+    let first = candidates.first().copied().unwrap_or(Candidate { token: 0, logit: f32::NEG_INFINITY });
     candidates.iter().fold(first, |best, next| if next.logit > best.logit { *next } else { best }).token
+}
+
+/// What [`logprobs`] finds.
+#[derive(Debug)]
+pub(crate) struct Logprobs {
+    pub(crate) of_token: f32,
+    pub(crate) top: Vec<(Token, f32)>,
+}
+
+/// Natural logarithms of the probabilities that the model itself gives: of `token`, and of the `top` likeliest.
+pub(crate) fn logprobs(logits: &[f32], token: Token, top: usize) -> Logprobs {
+    let mut candidates: Vec<Candidate> =
+        (0..).zip(logits).map(|(token, logit)| Candidate::new(token, *logit)).collect();
+    let most = candidates.iter().map(|candidate| candidate.logit).fold(f32::NEG_INFINITY, f32::max);
+    // In double precision: fifty thousand small terms add up.
+    let sum: f64 = candidates.iter().map(|candidate| f64::from(candidate.logit - most).exp()).sum();
+    let logprob = |logit: f32| narrow(f64::from(logit - most) - sum.ln());
+    let at = usize::try_from(token).ok().and_then(|at| candidates.get(at));
+    let of_token = at.map_or(f32::NEG_INFINITY, |candidate| logprob(candidate.logit));
+    let top = top.min(candidates.len());
+    if top > 0 && top < candidates.len() {
+        candidates.select_nth_unstable_by(top, |a, b| b.logit.total_cmp(&a.logit));
+    }
+    candidates.truncate(top);
+    candidates.sort_unstable_by(|a, b| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token)));
+    let top = candidates.iter().map(|candidate| (candidate.token, logprob(candidate.logit))).collect();
+    Logprobs { of_token, top }
+}
+
+/// The nearest `f32`; what is too small for JSON to say is as OpenAI says it.
+fn narrow(logprob: f64) -> f32 {
+    const LEAST: f32 = -9999.0;
+    #[expect(clippy::cast_possible_truncation, reason = "rounding to the nearest f32 is what is wanted")]
+    #[expect(clippy::as_conversions, reason = "there is no other way to round to f32")]
+    let narrow = logprob as f32;
+    if narrow.is_finite() { narrow.max(LEAST) } else { LEAST }
 }
 
 /// exp(logit / temperature), scaled so that the largest is 1.
@@ -176,7 +225,7 @@ mod tests {
 
     fn drawn(settings: Sampling, logits: &[f32]) -> Vec<Token> {
         let mut sampler = Sampler::new(settings, 0);
-        (0..2000).map(|_| sampler.sample(logits)).collect()
+        (0..2000).map(|_| sampler.sample(logits, None)).collect()
     }
 
     #[test]
@@ -215,13 +264,30 @@ mod tests {
     fn a_penalty_pushes_a_repeated_token_down() {
         let settings = Sampling { temperature: 0.0, presence_penalty: 2.0, ..plain() };
         let mut sampler = Sampler::new(settings, 0);
-        assert_eq!(sampler.sample(&[2.0, 1.0]), 0);
+        assert_eq!(sampler.sample(&[2.0, 1.0], None), 0);
         sampler.accept(0);
-        assert_eq!(sampler.sample(&[2.0, 1.0]), 1);
+        assert_eq!(sampler.sample(&[2.0, 1.0], None), 1);
         let settings = Sampling { temperature: 0.0, repeat_penalty: 2.0, ..plain() };
         let mut sampler = Sampler::new(settings, 0);
         sampler.accept(0);
-        assert_eq!(sampler.sample(&[-1.0, -1.5]), 1, "a negative logit is pushed down too");
+        assert_eq!(sampler.sample(&[-1.0, -1.5], None), 1, "a negative logit is pushed down too");
+    }
+
+    #[test]
+    fn a_bias_moves_a_token_and_no_other() {
+        let banned = Sampling { temperature: 0.0, logit_bias: vec![(0, -100.0), (99, 5.0)], ..plain() };
+        assert!(drawn(banned, &[9.0, 1.0, 2.0]).iter().all(|token| *token == 2));
+    }
+
+    #[test]
+    fn probabilities_are_the_models_own() {
+        let told = logprobs(&[1.0_f32.ln(), 3.0_f32.ln(), 6.0_f32.ln(), f32::NAN], 0, 2);
+        assert!((told.of_token.exp() - 0.1).abs() < 1e-6);
+        let top: Vec<Token> = told.top.iter().map(|(token, _)| *token).collect();
+        assert_eq!(top, [2, 1]);
+        assert!((told.top[0].1.exp() - 0.6).abs() < 1e-6);
+        assert_eq!(logprobs(&[0.0, f32::NEG_INFINITY], 1, 9).of_token, -9999.0);
+        assert_eq!(logprobs(&[0.0, 1.0], 1, 9).top.len(), 2);
     }
 
     proptest! {
@@ -231,7 +297,7 @@ mod tests {
             temperature in 0.0_f32..2.0, top_k in 0_u32..60, top_p in 0.0_f32..1.0, min_p in 0.0_f32..1.0,
         ) {
             let settings = Sampling { temperature, top_k, top_p, min_p, ..plain() };
-            let token = Sampler::new(settings, 0).sample(&logits);
+            let token = Sampler::new(settings, 0).sample(&logits, None);
             prop_assert!(usize::try_from(token).unwrap() < logits.len());
         }
     }

@@ -4,8 +4,9 @@
 //! and then, up to the budget, chunks of the prompts that are not through yet: those with least left first, as
 //! that makes the mean time to the first token least (Schrage 1968), but a quarter of the budget goes to who
 //! has waited longest, so that a long prompt neither holds the others up nor is held up for ever. While
-//! answers run, the budget is half of what it is else: they wait for every step. Waiting requests are admitted in turns of their clients, not in order of arrival,
-//! so that a client with fifty requests does not keep another's first one waiting.
+//! answers run, the budget is half of what it is else: they wait for every step. Waiting requests are admitted
+//! in turns of their clients, not in order of arrival, so that a client with fifty requests does not keep
+//! another's first one waiting.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -297,14 +298,14 @@ mod tests {
     use crate::{
         FinishReason, Generation, Output, Sampling,
         prefix::Owner,
-        sequence::{Outputs, Prepared},
+        sequence::{Control, Outputs, Prepared},
     };
 
     /// Ten tokens, one letter each; the last ends the answer.
     struct Letters;
 
     impl Vocabulary for Letters {
-        fn piece(&self, token: Token) -> Vec<u8> {
+        fn piece(&self, token: Token, _control: Control) -> Vec<u8> {
             vec![b'a' + u8::try_from(token).unwrap()]
         }
         fn is_end(&self, token: Token) -> bool {
@@ -335,6 +336,9 @@ mod tests {
             owner: Owner { scope: 1, session: 1 },
             everyones: 0,
             shareable: 0,
+            logprobs: None,
+            constraint: None,
+            tools: None,
         }
     }
 
@@ -357,7 +361,10 @@ mod tests {
             match output {
                 Output::Text { text: more, .. } => text.push_str(more.as_str()),
                 Output::Finished { reason: why, .. } => reason = Some(why),
-                Output::Started { .. } | Output::Failed(_) => {}
+                Output::Started { .. }
+                | Output::Reasoning { .. }
+                | Output::ToolCalls { .. }
+                | Output::Failed(_) => {}
             }
         }
         (text, reason)

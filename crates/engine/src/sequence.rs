@@ -10,23 +10,38 @@ use tokio::{sync::mpsc, time::Instant};
 use zeroize::Zeroize as _;
 
 use crate::{
-    Failure, FinishReason, Generation, Output, Sampling, Text, Usage,
+    Failure, FinishReason, Generation, Output, Sampling, Text, TokenLogprobs, Usage,
+    constraint::Constraint,
     prefix::{Owner, Prefix, WORTH_KEEPING},
-    sampler::{Sampler, Token},
+    sampler::{Sampler, Token, logprobs},
     text::{Passed, StopFilter, Utf8Carry},
+    tools::{Said, ToolReader},
 };
 
 /// Outputs that may wait for their reader.
 const OUTPUTS: usize = 32;
-/// Places kept free for the end of an answer, so that it can always be told: the last text, and the reason.
-const LAST_OUTPUTS: usize = 2;
+/// Places kept free for the end of an answer, so that it can always be told: words and calls of the last token
+/// and of what was held back, and the reason.
+const LAST_OUTPUTS: usize = 5;
+/// What ends an answer that cannot go on in its form. A grammar that was compiled gets there only where one of
+/// its limits is reached.
+const NO_TOKEN_FITS: Failure = Failure::Unsupported("response_format");
 
 /// The model's words, as far as a sequence needs them.
 pub(crate) trait Vocabulary {
     /// The bytes that a token stands for.
-    fn piece(&self, token: Token) -> Vec<u8>;
+    fn piece(&self, token: Token, control: Control) -> Vec<u8>;
     /// Whether a token ends the answer.
     fn is_end(&self, token: Token) -> bool;
+}
+
+/// What becomes of control tokens in an answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Control {
+    /// They stand for nothing.
+    Hidden,
+    /// They are spelled out: calls of functions are marked by them in some models.
+    Shown,
 }
 
 /// The writing end of a [`Generation`].
@@ -149,6 +164,12 @@ pub(crate) struct Prepared {
     pub(crate) everyones: usize,
     /// How many leading tokens other requests are likely to begin with: those of the system prompt.
     pub(crate) shareable: usize,
+    /// How many of the likeliest tokens to tell of in each place.
+    pub(crate) logprobs: Option<u8>,
+    /// The form that the answer has to keep.
+    pub(crate) constraint: Option<Constraint>,
+    /// Reads calls out of the answer, where functions were offered.
+    pub(crate) tools: Option<ToolReader>,
 }
 
 /// A running request.
@@ -174,6 +195,12 @@ pub(crate) struct Sequence {
     max_tokens: u32,
     /// Tokens since the last text went out.
     unsent_tokens: u32,
+    logprobs: Option<u8>,
+    /// The probabilities of those tokens, where they are asked for.
+    unsent_logprobs: Vec<TokenLogprobs>,
+    constraint: Option<Constraint>,
+    tools: Option<ToolReader>,
+    called: bool,
     blocked_since: Option<Instant>,
 }
 
@@ -206,6 +233,11 @@ impl Sequence {
             usage: Usage { prompt_tokens, ..Usage::default() },
             max_tokens: prepared.max_tokens.map_or(room, |asked| asked.min(room)),
             unsent_tokens: 0,
+            logprobs: prepared.logprobs,
+            unsent_logprobs: Vec::new(),
+            constraint: prepared.constraint,
+            tools: prepared.tools,
+            called: false,
             blocked_since: None,
         }
     }
@@ -318,21 +350,29 @@ impl Sequence {
         if self.max_tokens == 0 {
             return self.finish(FinishReason::Length);
         }
-        let token = self.sampler.sample(logits);
+        let Some(token) = self.choose(logits, vocabulary) else { return self.fail(NO_TOKEN_FITS) };
         if vocabulary.is_end(token) {
             return self.finish(FinishReason::Stop);
+        }
+        if !self.constraint.as_mut().is_none_or(|constraint| constraint.accept(token)) {
+            return self.fail(NO_TOKEN_FITS);
         }
         self.sampler.accept(token);
         self.usage.completion_tokens = self.usage.completion_tokens.saturating_add(1);
         self.unsent_tokens = self.unsent_tokens.saturating_add(1);
-        let text = self.carry.push(&vocabulary.piece(token));
+        self.note_logprobs(logits, token, vocabulary);
+        let control = if self.tools.is_some() { Control::Shown } else { Control::Hidden };
+        let text = self.carry.push(&vocabulary.piece(token, control));
         match self.stops.push(&text) {
             Passed::Stopped(text) => {
-                self.say(text);
+                self.hear(&text);
                 self.end(FinishReason::Stop)
             }
             Passed::Text(text) => {
-                self.say(text);
+                self.hear(&text);
+                if self.is_through() {
+                    return self.finish(FinishReason::Stop);
+                }
                 if self.usage.completion_tokens >= self.max_tokens {
                     return self.finish(FinishReason::Length);
                 }
@@ -342,10 +382,71 @@ impl Sequence {
         }
     }
 
+    /// Whether nothing that could come now would be of the answer.
+    fn is_through(&self) -> bool {
+        self.constraint.as_ref().is_some_and(Constraint::is_through)
+            || self.tools.as_ref().is_some_and(ToolReader::is_through)
+    }
+
+    /// The next token; `None` where the form that the answer has to keep admits none.
+    fn choose(&mut self, logits: &[f32], vocabulary: &impl Vocabulary) -> Option<Token> {
+        let token = self.sampler.sample(logits, None);
+        let Some(constraint) = &mut self.constraint else { return Some(token) };
+        let allowed = if vocabulary.is_end(token) { constraint.may_end() } else { constraint.allows(token) };
+        if allowed {
+            return Some(token);
+        }
+        let mask = constraint.mask()?;
+        Some(self.sampler.sample(logits, Some(&mask)))
+    }
+
+    fn note_logprobs(&mut self, logits: &[f32], token: Token, vocabulary: &impl Vocabulary) {
+        if let Some(top) = self.logprobs {
+            let told = logprobs(logits, token, usize::from(top));
+            let bytes = |token| vocabulary.piece(token, Control::Shown);
+            self.unsent_logprobs.push(TokenLogprobs {
+                bytes: bytes(token),
+                logprob: told.of_token,
+                top: told.top.into_iter().map(|(token, logprob)| (bytes(token), logprob)).collect(),
+            });
+        }
+    }
+
+    /// Takes in text of the answer: words and, where functions were offered, calls.
+    fn hear(&mut self, text: &str) {
+        match &mut self.tools {
+            None => self.say(text.to_owned()),
+            Some(tools) => {
+                let said = tools.push(text);
+                self.tell(said);
+            }
+        }
+    }
+
+    /// Words and then calls, as the two outputs at most that there is room for.
+    fn tell(&mut self, said: Vec<Said>) {
+        let (mut words, mut calls) = (String::new(), Vec::new());
+        for one in said {
+            match one {
+                Said::Words(more) => words.push_str(&more),
+                Said::Call(call) => calls.push(call),
+            }
+        }
+        self.say(words);
+        if !calls.is_empty() {
+            self.called = true;
+            // The probabilities of a call's tokens belong to no words.
+            self.unsent_logprobs.clear();
+            let tokens = std::mem::take(&mut self.unsent_tokens);
+            self.outputs.send(Output::ToolCalls { calls, tokens });
+        }
+    }
+
     fn say(&mut self, text: String) {
         if !text.is_empty() {
             let tokens = std::mem::take(&mut self.unsent_tokens);
-            self.outputs.send(Output::Text { text: Text::from(text), tokens });
+            let logprobs = std::mem::take(&mut self.unsent_logprobs);
+            self.outputs.send(Output::Text { text: Text::from(text), tokens, logprobs });
         }
     }
 
@@ -355,12 +456,21 @@ impl Sequence {
             Passed::Text(text) | Passed::Stopped(text) => text,
         };
         rest.push_str(&self.stops.finish());
-        self.say(rest);
+        self.hear(&rest);
         self.end(reason)
     }
 
-    fn end(&self, reason: FinishReason) -> Next {
+    fn end(&mut self, reason: FinishReason) -> Next {
+        let held = self.tools.as_mut().map(ToolReader::finish).unwrap_or_default();
+        self.tell(held);
+        let reason =
+            if self.called && reason == FinishReason::Stop { FinishReason::ToolCalls } else { reason };
         self.outputs.send(Output::Finished { reason, usage: self.usage });
+        Next::Done
+    }
+
+    fn fail(&mut self, failure: Failure) -> Next {
+        self.outputs.send(Output::Failed(failure));
         Next::Done
     }
 }

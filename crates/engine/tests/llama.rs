@@ -5,8 +5,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use fabstir_engine::{
-    Author, Engine, Failure, FinishReason, Generation, InjectedFault, LlamaConfig, LlamaEngine, LoadError,
-    Message, Output, Overflow, Prompt, Refused, Request, Role, Sampling, Text, Usage,
+    Author, Embedding, EmbeddingRequest, Engine, Failure, FinishReason, Format, Generation, InjectedFault,
+    LlamaConfig, LlamaEngine, LoadError, Loading, MOST_SEQUENCES, Message, Output, Overflow, Prompt, Refused,
+    Request, Role, Sampling, Text, ToolCall, ToolChoice, ToolDefinition, Tools, Usage,
 };
 
 fn model_path() -> PathBuf {
@@ -26,7 +27,7 @@ fn model_path() -> PathBuf {
 fn config() -> LlamaConfig {
     LlamaConfig {
         context_tokens: 512,
-        max_sequences: 3,
+        max_sequences: Some(3),
         threads: Some(1),
         max_waiting: 8,
         prefill_chunk: 128,
@@ -41,21 +42,14 @@ fn engine() -> LlamaEngine {
 }
 
 fn message(role: Role, words: &str) -> Message {
-    Message { role, content: Text::from(words) }
+    Message::new(role, words)
 }
 
 fn request(messages: Vec<Message>) -> Request {
     Request {
-        model: None,
-        prompt: Prompt::Chat(messages),
-        overflow: Overflow::Refuse,
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         max_tokens: Some(24),
-        stop: Vec::new(),
-        client: 0,
-        scope: 0,
-        session: 0,
-        system: Author::Client,
+        ..Request::new(Prompt::Chat(messages))
     }
 }
 
@@ -67,19 +61,26 @@ fn asking(words: &str) -> Request {
 struct Answer {
     text: String,
     tokens: u32,
+    calls: Vec<(String, String)>,
     dropped: usize,
     end: Result<(FinishReason, Usage), Failure>,
 }
 
 async fn read(mut generation: Generation) -> Answer {
-    let mut answer = Answer { text: String::new(), tokens: 0, dropped: 0, end: Err(Failure::Engine) };
+    let mut answer =
+        Answer { text: String::new(), tokens: 0, calls: Vec::new(), dropped: 0, end: Err(Failure::Engine) };
     while let Some(output) = generation.outputs.recv().await {
         match output {
             Output::Started { dropped_messages, .. } => answer.dropped = dropped_messages,
-            Output::Text { text, tokens } => {
+            Output::Text { text, tokens, .. } => {
                 answer.text.push_str(text.as_str());
                 answer.tokens += tokens;
             }
+            Output::ToolCalls { calls, tokens } => {
+                answer.calls.extend(calls.into_iter().map(|it| (it.name, it.arguments.as_str().to_owned())));
+                answer.tokens += tokens;
+            }
+            Output::Reasoning { .. } => panic!("this engine tells no reasoning apart"),
             Output::Finished { reason, usage } => answer.end = Ok((reason, usage)),
             Output::Failed(failure) => answer.end = Err(failure),
         }
@@ -216,7 +217,8 @@ async fn a_dropped_generation_frees_its_slot() {
 #[tokio::test]
 async fn a_full_queue_refuses_at_once() {
     let engine =
-        LlamaEngine::load(LlamaConfig { max_sequences: 1, max_waiting: 1, ..config() }, |_| {}).unwrap();
+        LlamaEngine::load(LlamaConfig { max_sequences: Some(1), max_waiting: 1, ..config() }, |_| {})
+            .unwrap();
     let long = || Request { max_tokens: None, ..asking("Write a very long story.") };
     let mut running = engine.submit(long()).unwrap();
     running.outputs.recv().await.unwrap();
@@ -327,7 +329,7 @@ async fn the_operators_system_prompt_serves_everybody() {
 
 #[tokio::test]
 async fn a_conversation_that_lost_its_slot_is_restored() {
-    let engine = LlamaEngine::load(LlamaConfig { max_sequences: 1, ..config() }, |_| {}).unwrap();
+    let engine = LlamaEngine::load(LlamaConfig { max_sequences: Some(1), ..config() }, |_| {}).unwrap();
     let words = "word ".repeat(200);
     let (first, _, _, said) = prefilled(&engine, asking(&words)).await;
     let other = Request { scope: 1, session: 1, ..asking(&"another ".repeat(200)) };
@@ -339,7 +341,7 @@ async fn a_conversation_that_lost_its_slot_is_restored() {
 
 #[tokio::test]
 async fn what_a_session_computed_goes_with_it() {
-    let engine = LlamaEngine::load(LlamaConfig { max_sequences: 1, ..config() }, |_| {}).unwrap();
+    let engine = LlamaEngine::load(LlamaConfig { max_sequences: Some(1), ..config() }, |_| {}).unwrap();
     let mine = || asking(&"word ".repeat(100));
     prefilled(&engine, mine()).await;
     engine.forget(0);
@@ -354,7 +356,7 @@ async fn what_a_session_computed_goes_with_it() {
 #[tokio::test]
 async fn a_restored_conversation_goes_on_as_if_it_had_stayed() {
     let alone = LlamaEngine::load(LlamaConfig { prefix_cache_bytes: 0, ..config() }, |_| {}).unwrap();
-    let evicting = LlamaEngine::load(LlamaConfig { max_sequences: 1, ..config() }, |_| {}).unwrap();
+    let evicting = LlamaEngine::load(LlamaConfig { max_sequences: Some(1), ..config() }, |_| {}).unwrap();
     let question = "What is the capital of France?";
     let said = answer(&evicting, asking(question)).await.text;
     answer(&evicting, Request { scope: 1, session: 1, ..asking("Name a colour.") }).await;
@@ -391,4 +393,261 @@ fn what_is_no_model_is_refused_with_a_sentence() {
     let broken = folder.path().join("broken.gguf");
     std::fs::write(&broken, b"GGUF and nothing after it").unwrap();
     assert!(matches!(load(broken), LoadError::Model(_)));
+}
+
+fn json_of(schema: &str) -> Format {
+    Format::JsonSchema(Text::from(schema))
+}
+
+#[tokio::test]
+async fn an_answer_keeps_to_its_schema() {
+    let engine = engine();
+    let schema = r#"{"type":"object","additionalProperties":false,"required":["capital","sights"],"properties":{
+        "capital":{"type":"string","maxLength":12},
+        "sights":{"type":"array","items":{"enum":["tower","river","museum"]},"minItems":1,"maxItems":3}}}"#;
+    for temperature in [0.0, 1.5] {
+        let mut request = asking("Tell me of France.");
+        request.format = json_of(schema);
+        request.sampling = Sampling { temperature, seed: Some(7), ..Sampling::default() };
+        request.max_tokens = Some(80);
+        let answer = answer(&engine, request).await;
+        assert_eq!(answer.end.unwrap().0, FinishReason::Stop, "{}", answer.text);
+        let json: serde_json::Value = serde_json::from_str(&answer.text).unwrap();
+        assert!(json["capital"].as_str().unwrap().chars().count() <= 12);
+        let sights = json["sights"].as_array().unwrap();
+        assert!((1..=3).contains(&sights.len()));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_must_be_json_is_an_object() {
+    let engine = engine();
+    let mut request = asking("Describe a cat.");
+    request.format = Format::JsonObject;
+    request.max_tokens = Some(200);
+    let answer = answer(&engine, request).await;
+    if answer.end.unwrap().0 == FinishReason::Stop {
+        assert!(serde_json::from_str::<serde_json::Value>(&answer.text).unwrap().is_object());
+    } else {
+        assert!(answer.text.starts_with('{'), "{}", answer.text);
+    }
+}
+
+#[tokio::test]
+async fn a_schema_that_is_none_is_refused_by_name() {
+    let engine = engine();
+    for (schema, failure) in [
+        ("nonsense", Failure::Invalid("response_format")),
+        ("{\"type\":\"nothing\"}", Failure::Unsupported("response_format")),
+    ] {
+        let mut request = asking("Hello");
+        request.format = json_of(schema);
+        assert_eq!(answer(&engine, request).await.end, Err(failure));
+    }
+    assert!(engine.status().healthy);
+}
+
+#[tokio::test]
+async fn probabilities_come_with_the_words_they_are_of() {
+    let engine = engine();
+    let mut request = asking("What is the capital of France?");
+    request.logprobs = Some(3);
+    let mut generation = engine.submit(request).unwrap();
+    let (mut words, mut spelled, mut counted) = (String::new(), Vec::new(), 0);
+    while let Some(output) = generation.outputs.recv().await {
+        let Output::Text { text, tokens, logprobs } = output else { continue };
+        words.push_str(text.as_str());
+        assert_eq!(u32::try_from(logprobs.len()).unwrap(), tokens);
+        for token in logprobs {
+            counted += 1;
+            spelled.extend_from_slice(&token.bytes);
+            assert_eq!(token.top.len(), 3);
+            assert!(token.top.is_sorted_by(|a, b| a.1 >= b.1) && token.top[0].1 <= 0.0);
+            assert_eq!(token.top[0], (token.bytes.clone(), token.logprob), "greedy takes the likeliest");
+        }
+    }
+    assert!(counted > 3);
+    assert_eq!(String::from_utf8(spelled).unwrap(), words);
+}
+
+#[tokio::test]
+async fn a_banned_token_does_not_come() {
+    let engine = engine();
+    let plain = answer(&engine, asking("What is the capital of France?")).await;
+    // Whatever the vocabulary calls them: without the tokens of the answer another one comes.
+    let mut request = asking("What is the capital of France?");
+    request.sampling.logit_bias = (0..40_000).map(|token| (token, -100.0)).collect();
+    let other = answer(&engine, request).await;
+    assert_ne!(plain.text, other.text);
+    let mut request = asking("Hello");
+    request.sampling.logit_bias = vec![(u32::MAX, 1.0)];
+    assert_eq!(answer(&engine, request).await.end, Err(Failure::Invalid("logit_bias")));
+}
+
+/// ChatML with functions, in the manner of Hermes.
+const WITH_TOOLS: &str = "{% if tools %}<|im_start|>system\nYou may call:{% for tool in tools %}\n{{ tool | tojson }}{% endfor %}\n\
+    Write <tool_call>{\"name\": …, \"arguments\": …}</tool_call>.<|im_end|>\n{% endif %}\
+    {% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}\
+    {% for call in message.tool_calls %}<tool_call>\n{{ call.function | tojson }}\n</tool_call>{% endfor %}<|im_end|>\n{% endfor %}\
+    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+fn weather(choice: ToolChoice) -> Tools {
+    let parameters = r##"{"type":"object","properties":{"city":{"type":"string","maxLength":20},"unit":{"$ref":"#/$defs/unit"}},
+        "required":["city","unit"],"additionalProperties":false,"$defs":{"unit":{"enum":["celsius","fahrenheit"]}}}"##;
+    let named = |name: &str| {
+        ToolDefinition {
+        name: name.to_owned(),
+        json: format!(r#"{{"type":"function","function":{{"name":"{name}","description":"The weather.","parameters":{parameters}}}}}"#).into(),
+        parameters: Some(parameters.into()),
+    }
+    };
+    Tools { definitions: vec![named("get_weather"), named("get_forecast")], choice, parallel: true }
+}
+
+#[tokio::test]
+async fn a_function_that_must_be_called_is_called_as_its_schema_says() {
+    let config = LlamaConfig { chat_template: Some(WITH_TOOLS.to_owned()), ..config() };
+    let engine = LlamaEngine::load(config, |_| {}).unwrap();
+    for (choice, names) in [
+        (ToolChoice::Required, &["get_weather", "get_forecast"][..]),
+        (ToolChoice::Named("get_forecast".into()), &["get_forecast"][..]),
+    ] {
+        let mut request = asking("What is the weather in Paris?");
+        request.tools = Some(weather(choice));
+        request.max_tokens = Some(100);
+        let answer = answer(&engine, request).await;
+        let (reason, usage) = answer.end.unwrap();
+        assert_eq!((reason, answer.text.as_str()), (FinishReason::ToolCalls, ""));
+        assert_eq!(answer.tokens, usage.completion_tokens);
+        let [(name, arguments)] = answer.calls.as_slice() else { panic!("one call was expected") };
+        assert!(names.contains(&name.as_str()));
+        let arguments: serde_json::Value = serde_json::from_str(arguments).unwrap();
+        assert!(arguments["city"].is_string());
+        assert!(["celsius", "fahrenheit"].contains(&arguments["unit"].as_str().unwrap()));
+    }
+    let mut unknown = asking("Hello");
+    unknown.tools = Some(weather(ToolChoice::Named("nobody".into())));
+    assert_eq!(answer(&engine, unknown).await.end, Err(Failure::Invalid("tool_choice")));
+}
+
+#[tokio::test]
+async fn the_result_of_a_call_is_answered_in_words() {
+    let config = LlamaConfig { chat_template: Some(WITH_TOOLS.to_owned()), ..config() };
+    let engine = LlamaEngine::load(config, |_| {}).unwrap();
+    let call = ToolCall {
+        id: "call_1".into(),
+        name: "get_weather".into(),
+        arguments: Text::from(r#"{"city":"Paris"}"#),
+    };
+    let mut request = request(vec![
+        message(Role::User, "What is the weather in Paris?"),
+        Message { tool_calls: vec![call], ..message(Role::Assistant, "") },
+        Message { tool_call_id: Some("call_1".into()), ..message(Role::Tool, "Sunny, 21 degrees.") },
+    ]);
+    request.tools = Some(weather(ToolChoice::Auto));
+    let answer = answer(&engine, request).await;
+    assert!(answer.end.is_ok() && !answer.text.is_empty());
+}
+
+#[tokio::test]
+async fn a_model_whose_template_knows_no_functions_refuses_them() {
+    let engine = engine();
+    let mut request = asking("What is the weather in Paris?");
+    request.tools = Some(weather(ToolChoice::Auto));
+    assert_eq!(answer(&engine, request).await.end, Err(Failure::Unsupported("tools")));
+}
+
+async fn embed(engine: &LlamaEngine, texts: &[&str]) -> Result<Vec<Embedding>, Failure> {
+    let inputs = texts.iter().map(|text| Text::from(*text)).collect();
+    engine.embed(EmbeddingRequest { model: None, inputs, client: 0 }).unwrap().result.await.unwrap()
+}
+
+fn likeness(a: &Embedding, b: &Embedding) -> f32 {
+    a.values.iter().zip(&b.values).map(|(a, b)| a * b).sum()
+}
+
+#[tokio::test]
+async fn texts_that_say_alike_stand_near() {
+    let engine = engine();
+    let long = "The cat sat on the mat. ".repeat(30);
+    let texts =
+        ["The cat sleeps on the sofa.", "A cat is sleeping on a couch.", "fn main() { println!(); }", &long];
+    let places = embed(&engine, &texts).await.unwrap();
+    let lengths = places.iter().map(|place| likeness(place, place));
+    assert!(lengths.into_iter().all(|length| (length - 1.0).abs() < 1e-3));
+    assert!(likeness(&places[0], &places[1]) > likeness(&places[0], &places[2]));
+    assert!(places[3].tokens > 128, "more than a chunk");
+    let alone = embed(&engine, &[&long]).await.unwrap();
+    assert!(likeness(&alone[0], &places[3]) > 0.999, "what came before leaves no trace");
+}
+
+#[tokio::test]
+async fn embeddings_and_answers_are_computed_side_by_side() {
+    let engine = engine();
+    let expected = answer(&engine, asking("What is the capital of France?")).await;
+    let inputs = vec![Text::from("one"), Text::from("two"), Text::from("three")];
+    let both = (
+        engine.submit(asking("What is the capital of France?")).unwrap(),
+        engine.embed(EmbeddingRequest { model: None, inputs, client: 1 }).unwrap(),
+    );
+    let (again, places) = tokio::join!(read(both.0), both.1.result);
+    assert_eq!(again.text, expected.text);
+    assert_eq!(places.unwrap().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn a_text_longer_than_the_context_is_not_embedded() {
+    let engine = engine();
+    let failure = embed(&engine, &["word ".repeat(600).as_str()]).await.unwrap_err();
+    assert!(matches!(failure, Failure::PromptTooLong { context_window: 512, .. }));
+    let unknown = EmbeddingRequest { model: Some("x".into()), inputs: vec!["a".into()], client: 0 };
+    assert_eq!(engine.embed(unknown).unwrap_err(), Refused::ModelNotFound);
+    assert_eq!(embed(&engine, &["fine"]).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_model_is_loaded_when_it_is_asked_for_and_leaves_when_it_is_not() {
+    let unload_after = Some(Duration::from_millis(50));
+    let config = LlamaConfig { loading: Loading::OnDemand, unload_after, ..config() };
+    let engine = LlamaEngine::load(config, |_| {}).unwrap();
+    assert!(!engine.is_loaded("smollm2") && engine.status().healthy);
+    let model = &engine.models()[0];
+    assert_eq!((model.context_window, model.digest.len()), (512, 64), "known without its weights");
+    let first = answer(&engine, asking("What is the capital of France?")).await;
+    assert!(first.text.contains("Paris"), "{}", first.text);
+    until("the model's leaving", || !engine.is_loaded("smollm2")).await;
+    assert!(engine.status().healthy);
+    let again = answer(&engine, asking("What is the capital of France?")).await;
+    assert_eq!(first.text, again.text);
+    assert_eq!(engine.status().restarts, 0);
+    assert_eq!(embed(&engine, &["back again"]).await.unwrap().len(), 1);
+    until("the model's leaving", || !engine.is_loaded("smollm2")).await;
+    engine.shut_down();
+}
+
+#[tokio::test]
+async fn a_model_that_fails_while_it_is_asked_for_is_there_for_the_next() {
+    let config = LlamaConfig { loading: Loading::OnDemand, ..config() };
+    let engine = LlamaEngine::load(config, |_| {}).unwrap();
+    let first = answer(&engine, asking("What is the capital of France?")).await;
+    engine.inject(InjectedFault::Panic);
+    until("the restart", || engine.status().restarts == 1).await;
+    let again = answer(&engine, asking("What is the capital of France?")).await;
+    assert_eq!(first.text, again.text);
+}
+
+#[tokio::test]
+async fn as_many_sequences_as_memory_holds_are_stepped_together() {
+    let engine = LlamaEngine::load(LlamaConfig { max_sequences: None, ..config() }, |_| {}).unwrap();
+    let slots = engine.status().slots;
+    assert!((1..=usize::try_from(MOST_SEQUENCES).unwrap()).contains(&slots), "{slots}");
+}
+
+#[test]
+fn a_file_that_is_no_model_is_refused_before_anybody_asks() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("broken.gguf");
+    std::fs::write(&path, b"GGUF and nothing else").unwrap();
+    let config = LlamaConfig { loading: Loading::OnDemand, path, ..config() };
+    assert!(matches!(LlamaEngine::load(config, |_| {}), Err(LoadError::Model(_))));
 }

@@ -3,17 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use fabstir_engine::{
-    Author, Failure, FinishReason, Generation, Message, Output, Overflow, Prompt, Refused, Request, Role,
-    Sampling, Text,
+    Author, EmbeddingRequest, Embeddings, Failure, FinishReason, Generation, ModelInfo, Output, Overflow,
+    Prompt, Refused, Request, Text,
 };
 use fabstir_protocol::{
-    Code,
+    Code, choice,
     id::SessionId,
+    request::{EmbeddingEncoding, PromptRequest, RequestMessage, RequestPrompt, Role as SpokenBy},
     seal::{SealError, Words},
-    v1::{
-        AnswerSealer, Echo, NodeFrame, Owner, PromptRequest, RequestMessage, RequestPrompt, Role as SpokenBy,
-        SamplingFields, StreamEndReason, Usage,
-    },
+    v1::{AnswerSealer, Echo, NodeFrame, Owner, StreamEndReason, Usage},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -22,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-use crate::{crypto::Running, metrics, node};
+use crate::{crypto::Running, metrics, node, pieces};
 
 /// What goes out to the socket.
 #[derive(Debug)]
@@ -88,11 +86,24 @@ enum Stopped {
 struct Fault {
     code: Code,
     prompt_tokens: Option<u32>,
+    /// The field of the request that is to blame.
+    field: Option<&'static str>,
+}
+
+/// What a code means, and the field that is to blame.
+pub fn meaning(code: Code, field: Option<&str>) -> String {
+    field.map_or_else(|| code.meaning().to_owned(), |field| format!("{}: {field}", code.meaning()))
 }
 
 impl From<Code> for Fault {
     fn from(code: Code) -> Self {
-        Self { code, prompt_tokens: None }
+        Self { code, prompt_tokens: None, field: None }
+    }
+}
+
+impl Fault {
+    fn of_field(code: Code, field: &'static str) -> Self {
+        Self { field: Some(field), ..Self::from(code) }
     }
 }
 
@@ -101,6 +112,7 @@ impl From<Refused> for Fault {
         Self::from(match refused {
             Refused::Busy => Code::NodeBusy,
             Refused::ModelNotFound => Code::ModelNotFound,
+            Refused::NoEmbeddings => return Self::of_field(Code::UnsupportedField, "embeddings"),
             Refused::Stopping => Code::Draining,
         })
     }
@@ -110,8 +122,11 @@ impl From<Failure> for Fault {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::PromptTooLong { prompt_tokens, .. } => {
-                Self { code: Code::TokenLimitExceeded, prompt_tokens: Some(prompt_tokens) }
+                Self { prompt_tokens: Some(prompt_tokens), ..Self::from(Code::TokenLimitExceeded) }
             }
+            Failure::Invalid(field) => Self::of_field(Code::InvalidPayload, field),
+            Failure::Unsupported(field) => Self::of_field(Code::UnsupportedField, field),
+            Failure::Busy => Code::NodeBusy.into(),
             Failure::Template => Code::InvalidPayload.into(),
             Failure::Engine => Code::EngineFailed.into(),
         }
@@ -135,6 +150,10 @@ struct Answer {
     asked_at: Instant,
     /// Whether a first chunk went out: from then on, failure is told inside the stream.
     began: bool,
+    /// Whether pieces go out as objects: the request asks for what is more than words.
+    objects: bool,
+    /// Calls told so far.
+    calls: usize,
     words: Zeroizing<String>,
     usage: Usage,
     dropped: usize,
@@ -144,7 +163,12 @@ impl Job {
     /// Runs until the answer has ended. Dropping the future ends it too, silently.
     pub async fn run(self) {
         let Self { node, running, echo, request, channel, out, cancel, before, client } = self;
-        let context_window_size = node.engine.models().first().map_or(0, |model| model.context_window);
+        let model = model_of(&node, request.model.as_deref());
+        let usage = Usage {
+            context_window_size: model.map_or(0, |model| model.context_window),
+            model_sha256: model.map(|model| model.digest.clone()).filter(|digest| !digest.is_empty()),
+            ..Usage::default()
+        };
         let mut answer = Answer {
             id: running.live().id().clone(),
             echo,
@@ -154,12 +178,14 @@ impl Job {
             ticks: ticks(node.config.keep_alive),
             asked_at: Instant::now(),
             began: false,
+            objects: request.asks_for_objects(),
+            calls: 0,
             words: Zeroizing::new(String::new()),
-            usage: Usage { context_window_size, ..Usage::default() },
+            usage,
             dropped: 0,
         };
-        let (request, asked) = prepare(&node, &running, request, client);
-        let ended = answer.produce(&node, before, request).await;
+        let (work, asked) = prepare(&node, &running, request, client);
+        let ended = answer.produce(&node, before, work).await;
         if let (Some(asked), false) = (asked, answer.words.is_empty()) {
             let answered = Words::from(std::mem::take(&mut *answer.words));
             running.live().conversation().add(asked, answered, answer.dropped);
@@ -173,7 +199,7 @@ impl Answer {
         &mut self,
         node: &node::Node,
         before: Option<oneshot::Receiver<()>>,
-        request: Request,
+        work: Work,
     ) -> Result<FinishReason, Stopped> {
         if let Some(before) = before {
             self.wait(before).await?;
@@ -181,8 +207,40 @@ impl Answer {
         if self.cancel.is_cancelled() {
             return Err(Stopped::Cancelled);
         }
-        let generation = node.engine.submit(request).map_err(|refused| Stopped::Failed(refused.into()))?;
-        self.stream(generation).await
+        let refused = |refused: Refused| Stopped::Failed(refused.into());
+        match work {
+            Work::Answer(request) => {
+                let generation = node.engine.submit(*request).map_err(refused)?;
+                self.stream(generation).await
+            }
+            Work::Embed(request, encoding) => {
+                let embeddings = node.engine.embed(request).map_err(refused)?;
+                self.embed(embeddings, encoding).await
+            }
+        }
+    }
+
+    /// Each embedding is a piece of the answer.
+    async fn embed(
+        &mut self,
+        mut embeddings: Embeddings,
+        encoding: EmbeddingEncoding,
+    ) -> Result<FinishReason, Stopped> {
+        let done = loop {
+            tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return Err(Stopped::Cancelled),
+                () = self.out.closed() => return Err(Stopped::Gone),
+                done = &mut embeddings.result => break done.unwrap_or(Err(Failure::Engine)),
+                _ = self.ticks.tick() => self.chunk("", 0).await?,
+            }
+        };
+        let embeddings = done.map_err(|failure| Stopped::Failed(failure.into()))?;
+        for (index, one) in embeddings.iter().enumerate() {
+            self.usage.prompt_tokens = self.usage.prompt_tokens.saturating_add(one.tokens);
+            self.chunk(&choice::embedding(index, &one.values, encoding), 0).await?;
+        }
+        Ok(FinishReason::Stop)
     }
 
     /// Waits for the answer before this one, and lets the client know that it is not forgotten.
@@ -217,22 +275,52 @@ impl Answer {
                     self.usage.prompt_tokens_details.cached_tokens = cached_tokens;
                     self.dropped = dropped_messages;
                 }
-                Output::Text { text, tokens } => {
-                    if std::mem::take(&mut first) {
-                        metrics::first_token(self.asked_at.elapsed());
-                    }
-                    self.usage.completion_tokens = self.usage.completion_tokens.saturating_add(tokens);
-                    self.words.push_str(text.as_str());
-                    self.chunk(text.as_str(), tokens).await?;
-                }
                 Output::Finished { reason, usage } => {
                     self.usage.prompt_tokens = usage.prompt_tokens;
                     self.usage.completion_tokens = usage.completion_tokens;
+                    self.usage.estimated = usage.estimated;
                     return Ok(reason);
                 }
                 Output::Failed(failure) => return Err(Stopped::Failed(failure.into())),
+                output @ (Output::Text { .. } | Output::Reasoning { .. } | Output::ToolCalls { .. }) => {
+                    if std::mem::take(&mut first) {
+                        metrics::first_token(self.asked_at.elapsed());
+                    }
+                    self.tell(output).await?;
+                }
             }
         }
+    }
+
+    /// Passes a piece of the answer on.
+    async fn tell(&mut self, output: Output) -> Result<(), Stopped> {
+        let (piece, tokens) = match &output {
+            Output::Text { text, tokens, .. } => {
+                self.words.push_str(text.as_str());
+                if !self.objects {
+                    return self.count_and_chunk(text.as_str(), *tokens).await;
+                }
+                (pieces::choice(&output, self.calls), *tokens)
+            }
+            Output::ToolCalls { calls, tokens } => {
+                let piece = pieces::choice(&output, self.calls);
+                self.calls = self.calls.saturating_add(calls.len());
+                (piece, *tokens)
+            }
+            Output::Reasoning { tokens, .. } => {
+                // Who asked for words gets the answer, and not what led to it.
+                let piece = if self.objects { pieces::choice(&output, self.calls) } else { None };
+                (piece, *tokens)
+            }
+            Output::Started { .. } | Output::Finished { .. } | Output::Failed(_) => return Ok(()),
+        };
+        let piece = piece.unwrap_or_default();
+        self.count_and_chunk(&piece, tokens).await
+    }
+
+    async fn count_and_chunk(&mut self, piece: &str, tokens: u32) -> Result<(), Stopped> {
+        self.usage.completion_tokens = self.usage.completion_tokens.saturating_add(tokens);
+        self.chunk(piece, tokens).await
     }
 
     /// Seals and sends a piece. Waits for a slow reader, but not past a cancel.
@@ -264,11 +352,12 @@ impl Answer {
         let (reason, finish_reason, fault) = match ended {
             Ok(FinishReason::Stop) => (StreamEndReason::Complete, "stop", None),
             Ok(FinishReason::Length) => (StreamEndReason::Complete, "length", None),
+            Ok(FinishReason::ToolCalls) => (StreamEndReason::Complete, "tool_calls", None),
             Err(Stopped::Cancelled) => (StreamEndReason::Cancelled, "cancelled", None),
             Err(Stopped::Failed(fault)) => (StreamEndReason::Error, "error", Some(fault)),
             Err(Stopped::Gone) => (StreamEndReason::Cancelled, "disconnected", None),
         };
-        let usage = self.usage;
+        let usage = &self.usage;
         metrics::answer(finish_reason, usage.prompt_tokens, usage.completion_tokens, self.asked_at.elapsed());
         if let Some(fault) = &fault {
             metrics::refused(fault.code);
@@ -292,7 +381,7 @@ impl Answer {
         let context_window_size = fault.prompt_tokens.map(|_| self.usage.context_window_size);
         NodeFrame::Error {
             code: fault.code,
-            message: fault.code.meaning(),
+            message: &meaning(fault.code, fault.field),
             retry_after_ms: None,
             prompt_tokens: fault.prompt_tokens,
             context_window_size,
@@ -327,7 +416,7 @@ impl Answer {
             finish_reason,
             tokens_used: self.usage.completion_tokens,
             code,
-            usage: self.usage,
+            usage: self.usage.clone(),
             dropped_messages: (self.dropped > 0).then_some(self.dropped),
             id: self.echo.id.as_deref(),
         };
@@ -343,15 +432,28 @@ fn ticks(every: Duration) -> Interval {
     ticks
 }
 
-/// The engine's request, and the words to remember where the node keeps the conversation.
+/// The model that a request names, or the default one.
+fn model_of<'a>(node: &'a node::Node, name: Option<&str>) -> Option<&'a ModelInfo> {
+    let models = node.engine.models();
+    let named = |name| models.iter().find(|model| model.name == name);
+    name.and_then(named).or_else(|| models.first())
+}
+
+/// What the engine is asked.
+enum Work {
+    Answer(Box<Request>),
+    Embed(EmbeddingRequest, EmbeddingEncoding),
+}
+
+/// The engine's work, and the words to remember where the node keeps the conversation.
 fn prepare(
     node: &node::Node,
     running: &Running,
     request: PromptRequest,
     client: u64,
-) -> (Request, Option<Words>) {
+) -> (Work, Option<Words>) {
     let system = node.config.default_system_prompt.as_deref();
-    let PromptRequest { prompt, model, max_tokens, sampling, stop } = request;
+    let PromptRequest { prompt, model, max_tokens, sampling, stop, logprobs, format, tools, extra } = request;
     let conversation = running.live().conversation();
     let (messages, overflow, asked, author) = match prompt {
         RequestPrompt::Turn(words) => {
@@ -359,7 +461,11 @@ fn prepare(
         }
         RequestPrompt::Messages(messages) => {
             let author = if has_system(&messages) { Author::Client } else { Author::Operator };
-            (stateless(system, messages), Overflow::Refuse, None, author)
+            (pieces::messages(system, messages), Overflow::Refuse, None, author)
+        }
+        RequestPrompt::Embeddings(texts, encoding) => {
+            let inputs = texts.iter().map(|words| Text::from(words.as_str())).collect();
+            return (Work::Embed(EmbeddingRequest { model, inputs, client }, encoding), None);
         }
     };
     let session = conversation.session(&node.engine, || node.next_session());
@@ -373,53 +479,25 @@ fn prepare(
         (Some(asked), Some(most)) => Some(asked.min(most)),
         (asked, most) => asked.or(most),
     };
-    let prompt = Prompt::Chat(messages);
-    let sampling = merge(&sampling);
     let request = Request {
         model,
-        prompt,
+        prompt: Prompt::Chat(messages),
         overflow,
-        sampling,
+        sampling: pieces::sampling(sampling),
         max_tokens,
         stop,
         client,
         scope,
         session,
         system: author,
+        logprobs,
+        format: pieces::format(format),
+        tools: tools.map(pieces::tools),
+        extra: extra.map(|fields| Text::from(fields.as_str())),
     };
-    (request, asked)
+    (Work::Answer(Box::new(request)), asked)
 }
 
 fn has_system(messages: &[RequestMessage]) -> bool {
     messages.iter().any(|message| message.role == SpokenBy::System)
-}
-
-fn stateless(system: Option<&str>, messages: Vec<RequestMessage>) -> Vec<Message> {
-    let default = system
-        .filter(|_| !has_system(&messages))
-        .map(|words| Message { role: Role::System, content: Text::from(words) });
-    let said = messages.into_iter().map(|message| Message {
-        role: match message.role {
-            SpokenBy::System => Role::System,
-            SpokenBy::User => Role::User,
-            SpokenBy::Assistant => Role::Assistant,
-            SpokenBy::Tool => Role::Tool,
-        },
-        content: Text::from(message.content.as_str()),
-    });
-    default.into_iter().chain(said).collect()
-}
-
-fn merge(fields: &SamplingFields) -> Sampling {
-    let default = Sampling::default();
-    Sampling {
-        temperature: fields.temperature.unwrap_or(default.temperature),
-        top_p: fields.top_p.unwrap_or(default.top_p),
-        top_k: fields.top_k.unwrap_or(default.top_k),
-        min_p: fields.min_p.unwrap_or(default.min_p),
-        repeat_penalty: fields.repeat_penalty.unwrap_or(default.repeat_penalty),
-        frequency_penalty: fields.frequency_penalty.unwrap_or(default.frequency_penalty),
-        presence_penalty: fields.presence_penalty.unwrap_or(default.presence_penalty),
-        seed: fields.seed,
-    }
 }

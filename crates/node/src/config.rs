@@ -1,24 +1,24 @@
 //! What was typed ([`Args`]), and what it means ([`Config`]). The environment is an argument.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     ffi::OsString,
-    fmt,
     net::SocketAddr,
     num::{NonZeroU32, NonZeroU64, NonZeroUsize},
-    path::{Path, PathBuf},
     time::Duration,
 };
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, ValueEnum};
-use fabstir_engine::{FlashAttention, KvType};
 use fabstir_protocol::ethereum::Address;
 use zeroize::Zeroizing;
 
-use crate::{
-    crypto::{InvalidNodeKey, NodeKey, StoreLimits, TestKeys},
-    model::ModelSource,
-};
+use crate::crypto::{InvalidNodeKey, NodeKey, StoreLimits, TestKeys};
+
+mod engine;
+mod env_file;
+
+pub use engine::{EngineArgs, EngineConfig, EngineKind, FlashAttentionMode, KvTypeName, ModelSetting};
+pub use env_file::EnvFile;
 
 /// The one setting that is no flag, because flags show in the process list.
 pub const HOST_PRIVATE_KEY: &str = "HOST_PRIVATE_KEY";
@@ -37,15 +37,8 @@ pub struct Args {
     /// Address and port to listen on
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen_addr: SocketAddr,
-    /// GGUF file to serve
-    #[arg(long)]
-    model_path: Option<PathBuf>,
-    /// Model to serve: `default` (fetched once), a path, or hf:owner/repo/file.gguf
-    #[arg(long)]
-    model: Option<String>,
-    /// Who computes; echo repeats the prompt and is for testing clients only
-    #[arg(long, value_enum, default_value = "llama")]
-    engine: EngineKind,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Seconds that an idle session keeps its key
     #[arg(long, value_name = "SECONDS", default_value = "3600")]
     session_key_ttl_seconds: NonZeroU64,
@@ -55,36 +48,6 @@ pub struct Args {
     /// Seconds that a conversation outlives its connection; 0 ends it with the connection
     #[arg(long, value_name = "SECONDS", default_value = "60")]
     conversation_grace_seconds: u64,
-    /// Answers computed side by side
-    #[arg(long, default_value = "4")]
-    max_sequences: NonZeroU32,
-    /// Tokens of prompt and answer together that one sequence may hold
-    #[arg(long, default_value = "2048")]
-    context_tokens: NonZeroU32,
-    /// Prompt tokens computed in one step at most; less keeps running answers smoother, more is quicker for long prompts
-    #[arg(long, default_value = "256")]
-    prefill_chunk: NonZeroU32,
-    /// Main memory, in MiB, for what was computed of conversations that lost their place in the model; 0 keeps nothing
-    #[arg(long, value_name = "MIB", default_value = "512")]
-    prefix_cache_mib: u32,
-    /// Layers to put on the GPU, in a build with cuda, vulkan or metal; by default all
-    #[arg(long)]
-    gpu_layers: Option<u32>,
-    /// Attention in tiles: less memory, quicker on most GPUs
-    #[arg(long, value_enum, default_value = "auto")]
-    flash_attention: FlashAttentionMode,
-    /// How keys and values are kept: fewer bits hold longer conversations, less exactly
-    #[arg(long, value_enum, default_value = "f16")]
-    kv_type: KvTypeName,
-    /// Seconds that one step may take before the engine counts as hung and is started again
-    #[arg(long, value_name = "SECONDS", default_value = "120")]
-    step_timeout_seconds: NonZeroU64,
-    /// Threads that compute; by default what this process may use
-    #[arg(long)]
-    threads: Option<NonZeroU32>,
-    /// Most answer tokens of a request, whatever it asks for; by default what the context holds
-    #[arg(long)]
-    max_tokens_per_request: Option<NonZeroU32>,
     /// Instructions for the model where a request brings none
     #[arg(long)]
     default_system_prompt: Option<String>,
@@ -112,9 +75,6 @@ pub struct Args {
     /// Ethereum addresses of the clients that may open sessions; comma-separated, all if not set
     #[arg(long, value_delimiter = ',', value_name = "ADDRESSES")]
     allowed_clients: Vec<String>,
-    /// Requests that may wait for the model
-    #[arg(long, default_value = "256")]
-    max_waiting: NonZeroUsize,
     /// Messages of one session that may wait for its running answer
     #[arg(long, default_value = "8")]
     max_queued_messages: NonZeroUsize,
@@ -148,39 +108,6 @@ pub struct Args {
     /// How it is logged
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
-}
-
-/// Who computes the answers.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum EngineKind {
-    /// A GGUF model with llama.cpp.
-    Llama,
-    /// Nobody: the prompt comes back.
-    Echo,
-}
-
-/// Whether attention is computed in tiles.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum FlashAttentionMode {
-    /// Where llama.cpp expects it to help.
-    Auto,
-    /// Always.
-    On,
-    /// Never.
-    Off,
-}
-
-/// How keys and values are kept.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum KvTypeName {
-    /// 16-bit floating point.
-    F16,
-    /// 8 bits; needs flash attention.
-    #[value(name = "q8_0")]
-    Q8,
-    /// 4 bits; needs flash attention.
-    #[value(name = "q4_0")]
-    Q4,
 }
 
 /// Which challenges are signed.
@@ -222,20 +149,9 @@ impl Origins {
 #[expect(missing_docs, reason = "each is explained at the flag of the same name")]
 pub struct Config {
     pub listen: SocketAddr,
-    pub model: ModelSource,
-    pub engine: EngineKind,
+    pub engine: EngineConfig,
     pub store: StoreLimits,
     pub sweep_interval: Duration,
-    pub max_sequences: u32,
-    pub context_tokens: u32,
-    pub threads: Option<u32>,
-    pub prefill_chunk: u32,
-    pub prefix_cache_bytes: usize,
-    pub gpu_layers: Option<u32>,
-    pub flash_attention: FlashAttention,
-    pub kv_type: KvType,
-    pub step_timeout: Duration,
-    pub max_waiting: usize,
     pub max_tokens_per_request: Option<u32>,
     pub default_system_prompt: Option<String>,
     pub allow_plaintext: bool,
@@ -284,8 +200,8 @@ pub enum ConfigError {
     ClientAddress(String),
     #[error("ALLOWED_ORIGINS: {0:?} is not an origin like https://example.org")]
     Origin(String),
-    #[error("MODEL: {0:?} is not `default`, a path, or hf:owner/repo/file.gguf")]
-    Model(String),
+    #[error("{setting}: {text:?} is not `default`, a path, or hf:owner/repo/file.gguf")]
+    Model { setting: &'static str, text: String },
     #[error("{path} holds {HOST_PRIVATE_KEY} and can be read by others; run: chmod 600 {path}")]
     EnvFileMode { path: String },
     #[error("{path} cannot be read: {reason}")]
@@ -336,31 +252,14 @@ impl Args {
             session_max: Duration::from_secs(self.session_max_seconds.get()),
             grace: Duration::from_secs(self.conversation_grace_seconds),
         };
+        let send_timeout = Duration::from_secs(self.send_timeout_seconds.get());
+        let most_tokens = self.engine.max_tokens_per_request.map(NonZeroU32::get);
         let config = Config {
             listen: self.listen_addr,
-            model: ModelSource::read(self.model_path, self.model.as_deref()).map_err(ConfigError::Model)?,
-            engine: self.engine,
+            engine: self.engine.resolve(send_timeout)?,
             store,
             sweep_interval: Duration::from_secs(1),
-            max_sequences: self.max_sequences.get(),
-            context_tokens: self.context_tokens.get(),
-            threads: self.threads.map(NonZeroU32::get),
-            prefill_chunk: self.prefill_chunk.get(),
-            prefix_cache_bytes: usize::try_from(u64::from(self.prefix_cache_mib) << 20).unwrap_or(usize::MAX),
-            gpu_layers: self.gpu_layers,
-            flash_attention: match self.flash_attention {
-                FlashAttentionMode::Auto => FlashAttention::Auto,
-                FlashAttentionMode::On => FlashAttention::On,
-                FlashAttentionMode::Off => FlashAttention::Off,
-            },
-            kv_type: match self.kv_type {
-                KvTypeName::F16 => KvType::F16,
-                KvTypeName::Q8 => KvType::Q8_0,
-                KvTypeName::Q4 => KvType::Q4_0,
-            },
-            step_timeout: Duration::from_secs(self.step_timeout_seconds.get()),
-            max_waiting: self.max_waiting.get(),
-            max_tokens_per_request: self.max_tokens_per_request.map(NonZeroU32::get),
+            max_tokens_per_request: most_tokens,
             default_system_prompt: self.default_system_prompt,
             allow_plaintext: self.allow_plaintext,
             require_init_timestamp: self.require_init_timestamp,
@@ -373,7 +272,7 @@ impl Args {
             inits_per_minute: self.inits_per_minute,
             challenges_per_minute: self.challenges_per_minute,
             max_frame_bytes: self.max_frame_bytes.get(),
-            send_timeout: Duration::from_secs(self.send_timeout_seconds.get()),
+            send_timeout,
             drain: Duration::from_secs(self.drain_seconds),
             keep_alive: Duration::from_secs(20),
             ping_interval: Duration::from_secs(15),
@@ -385,9 +284,6 @@ impl Args {
     }
 
     fn refuse_contradictions(&self, has_key: bool) -> Result<(), ConfigError> {
-        if self.kv_type != KvTypeName::F16 && self.flash_attention == FlashAttentionMode::Off {
-            return Err(ConfigError::KvTypeNeedsFlashAttention);
-        }
         let allow_list = !self.allowed_clients.is_empty();
         let need_key = [
             ("REQUIRE_ENCRYPTION", self.require_encryption),
@@ -400,20 +296,20 @@ impl Args {
         let pairs = [
             ("ALLOW_PLAINTEXT", self.allow_plaintext, "REQUIRE_ENCRYPTION", self.require_encryption),
             ("ALLOW_PLAINTEXT", self.allow_plaintext, "ALLOWED_CLIENTS", allow_list),
-            ("MODEL_PATH", self.model_path.is_some(), "MODEL", self.model.is_some()),
-            ("ENGINE=echo", self.engine == EngineKind::Echo, "MODEL", self.model.is_some()),
-            ("ENGINE=echo", self.engine == EngineKind::Echo, "MODEL_PATH", self.model_path.is_some()),
         ];
-        if let Some((one, _, other, _)) = pairs.into_iter().find(|(_, one, _, other)| *one && *other) {
-            return Err(ConfigError::Contradiction { one, other });
-        }
+        refuse_both(&pairs)?;
         if self.session_max_seconds < self.session_key_ttl_seconds {
             return Err(ConfigError::MaxBelowTtl);
         }
-        if self.max_tokens_per_request.is_some_and(|most| most > self.context_tokens) {
-            return Err(ConfigError::MaxTokensAboveContext);
-        }
         Ok(())
+    }
+}
+
+/// Refuses two settings that contradict each other, each with whether it is set.
+fn refuse_both(pairs: &[(&'static str, bool, &'static str, bool)]) -> Result<(), ConfigError> {
+    match pairs.iter().find(|(_, one, _, other)| *one && *other) {
+        Some((one, _, other, _)) => Err(ConfigError::Contradiction { one, other }),
+        None => Ok(()),
     }
 }
 
@@ -433,57 +329,6 @@ fn origins(listed: Vec<String>) -> Result<Origins, ConfigError> {
         Some(wrong) => Err(ConfigError::Origin(wrong.clone())),
         None => Ok(Origins(listed.iter().map(|text| text.trim().to_owned()).collect())),
     }
-}
-
-/// What a `.env` file sets. Its secrets are wiped on drop.
-#[derive(Default)]
-pub struct EnvFile(HashMap<String, Zeroizing<String>>);
-
-impl EnvFile {
-    /// Reads `path` if it is there.
-    ///
-    /// # Errors
-    /// [`ConfigError::EnvFileMode`] where it holds the key and others may read it, [`ConfigError::EnvFile`]
-    /// where it cannot be read.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let shown = || path.display().to_string();
-        let entries = match dotenvy::from_path_iter(path) {
-            Ok(entries) => entries,
-            Err(error) if error.not_found() => return Ok(Self::default()),
-            Err(_) => {
-                return Err(ConfigError::EnvFile { path: shown(), reason: "it cannot be opened".into() });
-            }
-        };
-        let mut settings = HashMap::new();
-        for entry in entries {
-            // dotenvy's own error quotes the line, which may be the key.
-            let (name, value) = entry.map_err(|_| ConfigError::EnvFile {
-                path: shown(),
-                reason: "a line is not of the form NAME=value".into(),
-            })?;
-            settings.insert(name, Zeroizing::new(value));
-        }
-        if settings.contains_key(HOST_PRIVATE_KEY) && others_may_read(path) {
-            return Err(ConfigError::EnvFileMode { path: shown() });
-        }
-        Ok(Self(settings))
-    }
-
-    /// The value of `name`.
-    pub fn get(&self, name: &str) -> Option<String> {
-        self.0.get(name).map(|value| String::clone(value))
-    }
-}
-
-impl fmt::Debug for EnvFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
-    }
-}
-
-fn others_may_read(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::metadata(path).is_ok_and(|data| data.permissions().mode() & 0o077 != 0)
 }
 
 #[cfg(test)]
@@ -552,24 +397,6 @@ mod tests {
     fn a_published_key_stops_the_start_without_being_shown() {
         let shown = sentence(&[], &[("HOST_PRIVATE_KEY", KEY)]);
         assert!(shown.contains("ALLOW_TEST_KEYS") && !shown.contains("59c6"), "{shown}");
-    }
-
-    #[test]
-    fn an_env_file_with_the_key_must_be_private() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(".env");
-        assert_eq!(EnvFile::read(&path).unwrap().get("X"), None);
-        std::fs::write(&path, format!("X=1\nHOST_PRIVATE_KEY={KEY}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        let refused = EnvFile::read(&path).unwrap_err().to_string();
-        assert!(refused.contains("chmod 600") && !refused.contains("59c6"), "{refused}");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let file = EnvFile::read(&path).unwrap();
-        assert_eq!(file.get("X").as_deref(), Some("1"));
-        assert!(!format!("{file:?}").contains("59c6"));
-        std::fs::write(&path, format!("HOST_PRIVATE_KEY={KEY}'\n")).unwrap();
-        assert!(!EnvFile::read(&path).unwrap_err().to_string().contains("59c6"));
     }
 
     #[test]

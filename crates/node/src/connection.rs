@@ -4,12 +4,13 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc, time::SystemTime};
 
 use fabstir_protocol::{
     Code, Error,
-    error::Retry,
+    error::{RequestError, Retry},
     id::SessionId,
+    request::PromptRequest,
     seal::Words,
     v1::{
-        ClientFrame, Echo, Inbound, InitContext, Network, NodeFrame, Owner, PlainRequest, PromptRequest,
-        RawInit, RawSealed, Refusal,
+        ClientFrame, Echo, Inbound, InitContext, Network, NodeFrame, Owner, PlainRequest, RawInit, RawSealed,
+        Refusal,
     },
 };
 use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
@@ -24,7 +25,7 @@ use tokio_tungstenite::tungstenite::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    answer::{Channel, CloseReason, Job, Outgoing},
+    answer::{Channel, CloseReason, Job, Outgoing, meaning},
     crypto::{self, ConnectionId, LiveSession, OpenRefused},
     metrics,
     node::Node,
@@ -66,17 +67,25 @@ struct Lane {
 struct Told {
     code: Code,
     retry_after_ms: Option<u64>,
+    /// The field of a request that is to blame.
+    field: Option<&'static str>,
 }
 
 impl From<Code> for Told {
     fn from(code: Code) -> Self {
-        Self { code, retry_after_ms: None }
+        Self { code, retry_after_ms: None, field: None }
     }
 }
 
 impl From<&Error> for Told {
     fn from(error: &Error) -> Self {
-        Code::from(error).into()
+        let field =
+            if let Error::Request(RequestError::Invalid(field) | RequestError::Unsupported(field)) = error {
+                Some(*field)
+            } else {
+                None
+            };
+        Self { field, ..Self::from(Code::from(error)) }
     }
 }
 
@@ -160,6 +169,7 @@ impl Connection {
         self.node.inits.check(network).map_err(|wait| Told {
             code: Code::RateLimited,
             retry_after_ms: Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1)),
+            field: None,
         })?;
         let established = self.counted(crypto::open_init(key.private(), id, raw, self.peer))?;
         let not_before = self.node.config.require_init_timestamp.then(|| self.node.clock.unix_at_start());
@@ -340,10 +350,11 @@ impl Connection {
     async fn refuse(&self, echo: &Echo, told: Told) {
         metrics::refused(told.code);
         tracing::debug!(code = told.code.as_str(), peer = %self.peer, "frame refused");
+        let meaning = meaning(told.code, told.field);
         let message = match told.code.retry() {
-            Retry::Init => format!("{}; open the session anew", told.code.meaning()),
-            Retry::Later => format!("{}; try again later", told.code.meaning()),
-            Retry::No => told.code.meaning().to_owned(),
+            Retry::Init => format!("{meaning}; open the session anew"),
+            Retry::Later => format!("{meaning}; try again later"),
+            Retry::No => meaning,
         };
         let frame = NodeFrame::Error {
             code: told.code,

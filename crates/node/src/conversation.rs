@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use fabstir_engine::{Engine, Message, Role, Text};
+use fabstir_engine::{Engine, Message, Role};
 use fabstir_protocol::seal::Words;
 
 /// One exchange: what was asked, what was answered.
@@ -38,7 +38,7 @@ impl Conversation {
     /// The conversation so far and `prompt` after it, as the engine takes it.
     pub fn with(&self, system: Option<&str>, prompt: &Words) -> Vec<Message> {
         let turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        let message = |role, words: &str| Message { role, content: Text::from(words) };
+        let message = |role, words: &str| Message::new(role, words);
         let system = system.map(|words| message(Role::System, words));
         let before = turns.iter().flat_map(|turn| {
             [message(Role::User, turn.asked.as_str()), message(Role::Assistant, turn.answered.as_str())]

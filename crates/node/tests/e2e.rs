@@ -216,9 +216,12 @@ async fn a_request_that_cannot_be_served_is_refused_by_name() {
     let node = TestNode::start(echo()).await;
     let mut peer = node.connect().await;
     let mut session = peer.open("1").await.session;
-    let cases: [(&[u8], &str); 5] = [
+    let cases: [(&[u8], &str); 8] = [
         (br#"{"prompt":"a","model":"another"}"#, "MODEL_NOT_FOUND"),
-        (br#"{"prompt":"a","tools":[]}"#, "UNSUPPORTED_FIELD"),
+        (br#"{"prompt":"a","functions":[]}"#, "UNSUPPORTED_FIELD"),
+        (br#"{"prompt":"a","n":2}"#, "UNSUPPORTED_FIELD"),
+        (br#"{"prompt":"a","logprobs":true}"#, "UNSUPPORTED_FIELD"),
+        (br#"{"prompt":"a","op":"embeddings"}"#, "UNSUPPORTED_FIELD"),
         (br#"{"prompt":"a","temperature":-1}"#, "INVALID_PAYLOAD"),
         (br#"{"prompt":"a","messages":[]}"#, "INVALID_PAYLOAD"),
         (b"\xff\xfe", "INVALID_UTF8"),
@@ -227,6 +230,11 @@ async fn a_request_that_cannot_be_served_is_refused_by_name() {
         let frame = session.message(plaintext, &mut rng()).unwrap();
         assert_eq!(peer.outcome(frame).await, code);
     }
+    let frame =
+        session.message(br#"{"prompt":"a","response_format":{"type":"json_object"}}"#, &mut rng()).unwrap();
+    peer.send(frame).await;
+    let refused = peer.receive().await;
+    assert!(refused["message"].as_str().unwrap().ends_with(": response_format"), "{refused}");
     assert_eq!(peer.ask(&mut session, "hello").await.text, "hello");
 }
 

@@ -56,10 +56,12 @@
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects, clippy::as_conversions))]
 
 pub mod aad;
+pub mod choice;
 pub mod error;
 pub mod ethereum;
 pub mod id;
 pub mod identity;
+pub mod request;
 pub mod seal;
 pub mod v1;
 

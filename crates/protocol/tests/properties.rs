@@ -17,10 +17,9 @@ use fabstir_protocol::{
     ethereum::Address,
     id::{Index, Nonce, SessionId},
     identity::{InvalidPrivateKey, PrivateKey, PublicKey, Signature},
+    request::PromptRequest,
     seal::{SessionKey, Words},
-    v1::{
-        ClientFrame, ClientHello, ClientSession, Dialect, Inbound, InitContext, PromptRequest, Reply, Session,
-    },
+    v1::{ClientFrame, ClientHello, ClientSession, Dialect, Inbound, InitContext, Reply, Session},
 };
 use proptest::prelude::*;
 use support::{
@@ -408,7 +407,7 @@ proptest! {
     fn words_without_a_request_are_themselves(text in "[^{].{0,40}|") {
         prop_assume!(!text.trim_ascii_start().starts_with('{'));
         let request = PromptRequest::read(text.as_bytes()).unwrap();
-        let fabstir_protocol::v1::RequestPrompt::Turn(words) = request.prompt else { panic!("a turn was expected") };
+        let fabstir_protocol::request::RequestPrompt::Turn(words) = request.prompt else { panic!("a turn was expected") };
         prop_assert!(words == Words::from(text));
     }
 }

@@ -15,10 +15,11 @@ use fabstir_protocol::{
     aad::Aad,
     id::{Nonce, SessionId},
     identity::{Agreed, PrivateKey},
+    request::PromptRequest,
     seal::{Plaintext, SessionKey, Words},
     v1::{
         AnswerSealer, ClientFrame, ClientHello, ClientSession, Dialect, Established, Inbound, InitContext,
-        Opened, ProcessSecret, PromptRequest, Session, SessionData,
+        Opened, ProcessSecret, Session, SessionData,
     },
 };
 use serde::Serialize;

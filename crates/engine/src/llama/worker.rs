@@ -4,18 +4,20 @@ use std::{
     panic::resume_unwind,
     sync::{
         atomic::Ordering,
-        mpsc::{SyncSender, TryRecvError},
+        mpsc::{RecvTimeoutError, SyncSender, TryRecvError},
     },
     time::{Duration, Instant},
 };
 
 use super::{
     Command, InjectedFault, LoadError, Shared,
-    model::{Context, Model, SlotState, StepFailed},
+    context::{Context, SlotState, StepFailed},
+    embedder::Embedder,
+    model::Model,
     supervisor::{Ended, Inbox, Life, Progress, Supervised, open},
 };
 use crate::{
-    LlamaConfig, Output, Request,
+    LlamaConfig, Loading, MOST_SEQUENCES, Output, Request,
     prefix::{self, Costs, Found, Prefix, PrefixCache, State as _},
     scheduler::{Applied, Item, Scheduler, Slot, Waiting},
     sequence::{Outputs, Sequence},
@@ -24,58 +26,133 @@ use crate::{
 /// How long the thread sleeps when every sequence waits for its reader.
 const NAP: Duration = Duration::from_millis(5);
 
-/// Loads the model and answers requests until it is told to stop, or cannot go on.
+/// Loads the model, now or when it is asked for, and answers requests until it is told to stop or cannot go on.
 pub(super) fn live(
     supervised: &Supervised,
     life: &Life,
-    ready: Option<SyncSender<Result<u32, LoadError>>>,
-    progress: Progress,
+    mut ready: Option<SyncSender<Result<u32, LoadError>>>,
+    mut progress: Progress,
 ) -> Ended {
     let Supervised { config, inbox, shared } = supervised;
-    let model = match Model::load(config, progress) {
-        Ok(model) => model,
-        Err(error) => return Ended::NotLoaded(error),
-    };
-    let mut ready = ready;
-    let mut cache = PrefixCache::new(config.prefix_cache_bytes);
+    let mut first = None;
+    if config.loading == Loading::OnDemand {
+        if let Some(ready) = ready.take() {
+            let looked = Model::look(config);
+            shared.healthy.store(looked.is_ok(), Ordering::Release);
+            if ready.send(looked).is_err() {
+                return Ended::Stopped;
+            }
+        }
+        shared.slots.store(count(config.max_sequences.unwrap_or(MOST_SEQUENCES)), Ordering::Relaxed);
+        let Some(command) = wait(shared, inbox) else { return Ended::Stopped };
+        first = Some(command);
+    }
     loop {
-        let mut context = match model.context(config) {
-            Ok(context) => context,
+        let model = match Model::load(config, progress) {
+            Ok(model) => model,
             Err(error) => return Ended::NotLoaded(error),
+        };
+        shared.loaded.store(true, Ordering::Relaxed);
+        let ended = serve(supervised, life, &model, ready.take(), &mut first);
+        shared.loaded.store(false, Ordering::Relaxed);
+        if let Some(ended) = ended {
+            return ended;
+        }
+        drop(model);
+        tracing::info!(model = config.name, "unloaded: nobody has asked for it");
+        let Some(command) = wait(shared, inbox) else { return Ended::Stopped };
+        first = Some(command);
+        progress = Box::new(|_| {});
+    }
+}
+
+/// Waits without the model in memory until it is asked for; `None` when the work is over.
+fn wait(shared: &Shared, inbox: &Inbox) -> Option<Command> {
+    shared.running.store(0, Ordering::Relaxed);
+    shared.healthy.store(true, Ordering::Release);
+    loop {
+        let command = open(inbox).recv().ok()?;
+        if shared.is_stopping() {
+            return None;
+        }
+        // What ended had nothing in memory.
+        drop(shared.take_forgotten());
+        if matches!(command, Command::Generate(..) | Command::Embed(_)) {
+            return Some(command);
+        }
+    }
+}
+
+/// Answers requests. `None` when nobody has asked for so long that the model may go.
+fn serve(
+    supervised: &Supervised,
+    life: &Life,
+    model: &Model,
+    mut ready: Option<SyncSender<Result<u32, LoadError>>>,
+    first: &mut Option<Command>,
+) -> Option<Ended> {
+    let Supervised { config, inbox, shared } = supervised;
+    let mut cache = PrefixCache::new(config.prefix_cache_bytes);
+    let sequences = model.sequences(config);
+    shared.slots.store(count(sequences), Ordering::Relaxed);
+    loop {
+        let mut context = match model.context(config, sequences) {
+            Ok(context) => context,
+            Err(error) => return Some(Ended::NotLoaded(error)),
         };
         shared.healthy.store(true, Ordering::Release);
         if let Some(ready) = ready.take()
             && ready.send(Ok(model.context_window())).is_err()
         {
-            return Ended::Stopped;
+            return Some(Ended::Stopped);
         }
-        let slots = usize::try_from(config.max_sequences).unwrap_or(1);
-        let budget = usize::try_from(config.prefill_chunk).unwrap_or(usize::MAX);
         let mut worker = Worker {
-            model: &model,
+            model,
             config,
             shared,
             life,
-            scheduler: Scheduler::new(slots, budget),
+            scheduler: Scheduler::new(count(sequences), count(config.prefill_chunk)),
             waiting: Waiting::new(),
+            embedder: Embedder::new(model, config),
             cache: &mut cache,
             costs: Costs::default(),
             fault: None,
         };
+        if let Some(command) = first.take() {
+            worker.take(command);
+        }
         let result = worker.run(&mut context, inbox);
         if life.is_abandoned() {
-            return Ended::Stopped;
+            return Some(Ended::Stopped);
         }
-        // Those who never had a slot too: their turn would come after a failure of unknown length.
+        if matches!(result, Ok(Rest::Idle)) {
+            return None;
+        }
+        // Those who never had a slot too: their turn would come after a failure of unknown length. Before their
+        // outputs close with the worker: who sees that asks again, and is not of this failure.
         shared.in_flight.fail_all();
+        drop(worker);
         match result {
-            Ok(()) => return Ended::Stopped,
+            Ok(_) => return Some(Ended::Stopped),
             Err(error) => tracing::error!(%error, "the engine failed and starts anew"),
         }
         shared.healthy.store(false, Ordering::Release);
         shared.running.store(0, Ordering::Relaxed);
         shared.restarts.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+fn count(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// Why a worker rests.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Rest {
+    /// The work is over.
+    Over,
+    /// Nobody has asked for long enough.
+    Idle,
 }
 
 struct Worker<'a> {
@@ -85,6 +162,7 @@ struct Worker<'a> {
     life: &'a Life,
     scheduler: Scheduler,
     waiting: Waiting<(Box<Request>, Outputs)>,
+    embedder: Embedder<'a>,
     cache: &'a mut PrefixCache<SlotState>,
     costs: Costs,
     fault: Option<InjectedFault>,
@@ -92,8 +170,11 @@ struct Worker<'a> {
 
 impl Worker<'_> {
     /// Works until it is told to stop.
-    fn run(&mut self, context: &mut Context<'_>, inbox: &Inbox) -> Result<(), StepFailed> {
-        while self.take_commands(inbox) {
+    fn run(&mut self, context: &mut Context<'_>, inbox: &Inbox) -> Result<Rest, StepFailed> {
+        loop {
+            if let Some(rest) = self.take_commands(inbox) {
+                return Ok(rest);
+            }
             for session in self.shared.take_forgotten() {
                 clear(context, &self.scheduler.forget(session))?;
                 self.cache.forget(session);
@@ -105,30 +186,38 @@ impl Worker<'_> {
             self.shared.running.store(self.scheduler.running(), Ordering::Relaxed);
             self.shared.prefix_cache_bytes.store(self.cache.bytes(), Ordering::Relaxed);
             self.step(context, now)?;
+            self.embed()?;
         }
-        Ok(())
     }
 
-    /// Takes what has come in; sleeps while there is nothing to do. False when the work is over.
-    fn take_commands(&mut self, inbox: &Inbox) -> bool {
+    /// Takes what has come in; sleeps while there is nothing to do.
+    fn take_commands(&mut self, inbox: &Inbox) -> Option<Rest> {
         if self.life.is_abandoned() {
-            return false;
+            return Some(Rest::Over);
         }
         // Held for no longer than this: a step that hangs must not keep the inbox from the next life.
         let inbox = open(inbox);
-        let idle = self.scheduler.running() == 0 && self.waiting.len() == 0;
+        let idle = self.scheduler.running() == 0 && self.waiting.len() == 0 && self.embedder.is_idle();
         if idle {
             self.shared.running.store(0, Ordering::Relaxed);
-            match inbox.recv() {
+            let command = match self.config.unload_after {
+                None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(limit) => inbox.recv_timeout(limit),
+            };
+            match command {
                 Ok(command) => self.take(command),
-                Err(_) => return false,
+                Err(RecvTimeoutError::Timeout) => return Some(Rest::Idle),
+                Err(RecvTimeoutError::Disconnected) => return Some(Rest::Over),
             }
         }
         loop {
             match inbox.try_recv() {
                 Ok(command) => self.take(command),
-                Err(TryRecvError::Empty) => return !self.shared.is_stopping() && !self.life.is_abandoned(),
-                Err(TryRecvError::Disconnected) => return false,
+                Err(TryRecvError::Empty) => {
+                    let over = self.shared.is_stopping() || self.life.is_abandoned();
+                    return over.then_some(Rest::Over);
+                }
+                Err(TryRecvError::Disconnected) => return Some(Rest::Over),
             }
         }
     }
@@ -136,6 +225,7 @@ impl Worker<'_> {
     fn take(&mut self, command: Command) {
         match command {
             Command::Generate(request, outputs) => self.waiting.push(request.client, (request, outputs)),
+            Command::Embed(job) => self.embedder.push(*job),
             Command::Fail(fault) => self.fault = Some(fault),
             Command::Wake => {}
         }
@@ -213,7 +303,7 @@ impl Worker<'_> {
         }
         let items = self.scheduler.plan(now);
         if items.is_empty() {
-            if self.scheduler.running() > 0 {
+            if self.scheduler.running() > 0 && self.embedder.is_idle() {
                 std::thread::sleep(NAP);
             }
             return Ok(());
@@ -236,6 +326,14 @@ impl Worker<'_> {
             }
         }
         clear(context, &to_clear)
+    }
+
+    /// A chunk of what is to be embedded.
+    fn embed(&mut self) -> Result<(), StepFailed> {
+        let _watched = self.life.step();
+        let budget = usize::try_from(self.config.prefill_chunk).unwrap_or(usize::MAX);
+        let alone = self.scheduler.running() == 0;
+        self.embedder.step(if alone { budget } else { budget.div_ceil(2) })
     }
 
     /// Where there is no room left, what idle slots hold makes way.

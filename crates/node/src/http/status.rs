@@ -87,6 +87,7 @@ pub(super) async fn models(State(shared): State<Shared>) -> Response {
         context_window: u32,
         engine: &'a str,
         sha256: &'a str,
+        loaded: bool,
     }
     let created = shared.node.clock.unix_at_start();
     let data = shared.node.engine.models().iter().map(|info| Model {
@@ -97,6 +98,7 @@ pub(super) async fn models(State(shared): State<Shared>) -> Response {
         context_window: info.context_window,
         engine: info.engine,
         sha256: &info.digest,
+        loaded: shared.node.engine.is_loaded(&info.name),
     });
     json(&List { object: "list", data: data.collect() })
 }

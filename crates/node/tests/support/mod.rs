@@ -60,9 +60,15 @@ pub(crate) fn model_path() -> PathBuf {
 
 /// The default model, ready to answer.
 pub(crate) fn llama(max_sequences: u32) -> Arc<LlamaEngine> {
+    llama_with(max_sequences, None)
+}
+
+/// The same with a chat template of the test's own.
+pub(crate) fn llama_with(max_sequences: u32, chat_template: Option<String>) -> Arc<LlamaEngine> {
     let config = LlamaConfig {
+        chat_template,
         context_tokens: 512,
-        max_sequences,
+        max_sequences: Some(max_sequences),
         threads: Some(1),
         max_waiting: 8,
         prefill_chunk: 128,
@@ -246,6 +252,8 @@ pub(crate) fn message_frame(
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
     pub(crate) text: String,
+    /// What each chunk held.
+    pub(crate) pieces: Vec<String>,
     pub(crate) chunks: usize,
     pub(crate) finish_reason: String,
     pub(crate) end: Value,
@@ -340,7 +348,9 @@ impl Peer {
             match Reply::decode(&frame.to_string()).unwrap() {
                 Reply::Chunk { payload, .. } => {
                     let opened = session.open_chunk(answer.as_mut().unwrap(), &payload).unwrap();
-                    heard.text.push_str(std::str::from_utf8(opened.as_bytes()).unwrap());
+                    let piece = std::str::from_utf8(opened.as_bytes()).unwrap();
+                    heard.text.push_str(piece);
+                    heard.pieces.push(piece.to_owned());
                     heard.chunks += 1;
                 }
                 Reply::Response { payload, .. } => {

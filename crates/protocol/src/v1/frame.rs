@@ -288,7 +288,7 @@ fn hex(field: &'static str, text: &str) -> Result<Vec<u8>, DecodeError> {
 }
 
 /// Tokens of a request, as `stream_end` reports them. Not sealed: a v1 client cannot rely on them.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Usage {
     /// Tokens of the prompt as the model saw it.
     pub prompt_tokens: u32,
@@ -301,6 +301,12 @@ pub struct Usage {
     /// What the prompt's tokens were.
     #[serde(default)]
     pub prompt_tokens_details: PromptTokensDetails,
+    /// SHA-256 of the weights that answered, hex, where the node knows them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_sha256: Option<String>,
+    /// Whether the counts are a guess, for want of better ones.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub estimated: bool,
 }
 
 /// More about the prompt's tokens, as OpenAI's usage object has it.

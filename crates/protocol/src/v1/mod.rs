@@ -9,7 +9,7 @@ mod handshake;
 mod replay;
 mod session;
 
-pub use data::{PromptRequest, RequestMessage, RequestPrompt, Role, SamplingFields, SessionData};
+pub use data::SessionData;
 pub use frame::{
     ClientFrame, Echo, Inbound, NodeFrame, PlainRequest, RawInit, RawSealed, Refusal, Reply, SealedPayload,
     StreamEndReason, StringOrNumber, Usage, WirePayload,

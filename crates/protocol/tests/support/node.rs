@@ -7,10 +7,11 @@ use fabstir_protocol::{
     error::ReplayError,
     id::SessionId,
     identity::PrivateKey,
+    request::PromptRequest,
     seal::Plaintext,
     v1::{
         ClientFrame, Established, Inbound, InitMemory, InitMemoryLimits, Network, NotRemembered, Owner,
-        ProcessSecret, PromptRequest, RawInit, Session,
+        ProcessSecret, RawInit, Session,
     },
 };
 

@@ -740,17 +740,26 @@ fn requests() -> Vec<NodeCase> {
     let message = |json: &str| format!(r#"{{"messages":[{json}]}}"#);
     let (bad, no) = (Code::InvalidPayload, Code::UnsupportedField);
     let with = |field: &str| format!(r#"{{"prompt":"a",{field}}}"#);
+    let function = r#"{"type":"function","function":{"name":"f"}}"#;
+    let tools = |json: &str| format!(r#"{{"messages":[{{"role":"user","content":"a"}}],"tools":[{json}]}}"#);
     let image = r#"{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:"}}]}"#;
-    let list: [(&str, Code, String); 35] = [
+    let list: [(&str, Code, String); 42] = [
         ("n over 1", no, with(r#""n":2"#)),
         ("n zero", no, with(r#""n":0"#)),
-        ("tools", no, with(r#""tools":[]"#)),
-        ("tool_choice", no, with(r#""tool_choice":"none""#)),
-        ("response_format", no, with(r#""response_format":{"type":"json_object"}"#)),
-        ("logit_bias", no, with(r#""logit_bias":{}"#)),
-        ("logprobs", no, with(r#""logprobs":true"#)),
-        ("logprobs in the older form", no, with(r#""logprobs":0"#)),
-        ("top_logprobs", no, with(r#""top_logprobs":1"#)),
+        ("functions in the older form", no, with(r#""functions":[]"#)),
+        ("audio", no, with(r#""modalities":["audio"]"#)),
+        ("a tool that is no function", no, with(r#""tools":[{"type":"custom","function":{"name":"f"}}]"#)),
+        ("tools with a prompt", bad, with(&format!(r#""tools":[{function}]"#))),
+        ("a function without a name", bad, tools(r#"{"type":"function","function":{}}"#)),
+        ("a function with a name of two words", bad, tools(&function.replace("\"f\"", "\"a b\""))),
+        ("tool_choice without tools", bad, with(r#""tool_choice":"required""#)),
+        ("response_format of an unknown type", bad, with(r#""response_format":{"type":"xml"}"#)),
+        ("response_format without its schema", bad, with(r#""response_format":{"type":"json_schema"}"#)),
+        ("logit_bias of a word", bad, with(r#""logit_bias":{"word":1}"#)),
+        ("logit_bias over 100", bad, with(r#""logit_bias":{"1":101}"#)),
+        ("logprobs in the older form", bad, with(r#""logprobs":0"#)),
+        ("top_logprobs without logprobs", bad, with(r#""top_logprobs":1"#)),
+        ("top_logprobs over 20", bad, with(r#""logprobs":true,"top_logprobs":21"#)),
         ("an image", no, message(image)),
         ("a prompt that is a number", bad, r#"{"prompt":7}"#.to_owned()),
         ("the prompt twice", bad, r#"{"prompt":"a","prompt":"b"}"#.to_owned()),

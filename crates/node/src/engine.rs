@@ -1,0 +1,104 @@
+//! From the settings to the engine that they mean.
+
+use std::{io::IsTerminal as _, path::Path, sync::Arc, time::Duration};
+
+use fabstir_engine::{EchoEngine, Engine, LlamaConfig, LlamaEngine, LoadError, SameName, Several};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::{
+    config::{EngineConfig, EngineKind},
+    model::ModelError,
+};
+
+/// Why there is no engine.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of each says it")]
+pub enum EngineError {
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error("MODELS: {0}")]
+    Names(#[from] SameName),
+    #[error("CHAT_TEMPLATE: {path}: {source}")]
+    Template { path: String, source: std::io::Error },
+    #[error("loading the model was interrupted")]
+    Interrupted,
+}
+
+/// Loads what is to compute, and shows how far it is.
+///
+/// # Errors
+/// [`EngineError`], which says what to do.
+pub async fn load(
+    config: &EngineConfig,
+    env: impl Fn(&str) -> Option<String>,
+) -> Result<Arc<dyn Engine>, EngineError> {
+    match config.kind {
+        EngineKind::Echo => {
+            tracing::warn!("--engine echo: no model is loaded, prompts are said back word by word");
+            Ok(Arc::new(EchoEngine::new("echo", config.context_tokens)))
+        }
+        EngineKind::Llama => llama(config, env).await,
+    }
+}
+
+async fn llama(
+    config: &EngineConfig,
+    env: impl Fn(&str) -> Option<String>,
+) -> Result<Arc<dyn Engine>, EngineError> {
+    let template = config.chat_template.as_deref().map(read_template).transpose()?;
+    let mut engines: Vec<Box<dyn Engine>> = Vec::new();
+    for (at, model) in config.models.iter().enumerate() {
+        let path = model.source.locate(&env).await?;
+        let stem = || path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        let name = model.name.clone().or_else(stem).unwrap_or_else(|| "model".into());
+        engines.push(Box::new(load_one(config.of_model(path, name, template.clone(), at)).await?));
+    }
+    Ok(Arc::new(Several::new(engines)?))
+}
+
+fn read_template(path: &Path) -> Result<String, EngineError> {
+    std::fs::read_to_string(path)
+        .map_err(|source| EngineError::Template { path: path.display().to_string(), source })
+}
+
+async fn load_one(config: LlamaConfig) -> Result<LlamaEngine, EngineError> {
+    let loading = tokio::task::spawn_blocking(move || {
+        let bar = progress_bar();
+        let shown = bar.clone();
+        let engine = LlamaEngine::load(config, move |done| shown.set_position(percent(done)));
+        bar.finish_and_clear();
+        engine
+    });
+    let engine = loading.await.map_err(|_| EngineError::Interrupted)??;
+    for model in engine.models() {
+        let loaded = engine.is_loaded(&model.name);
+        tracing::info!(
+            model = model.name,
+            sha256 = model.digest,
+            context_window = model.context_window,
+            slots = engine.status().slots,
+            "{}",
+            if loaded { "model loaded" } else { "model found: it is loaded when it is asked for" }
+        );
+    }
+    Ok(engine)
+}
+
+fn progress_bar() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(100);
+    if let Ok(style) = ProgressStyle::with_template("loading the model {bar:40} {pos} %") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+fn percent(done: f32) -> u64 {
+    // `done` goes from 0 to 1, and no float converts without `as`; count the hundredths instead.
+    (0..100_u16).filter(|step| f32::from(*step) < done * 100.0).map(|_| 1).sum()
+}
