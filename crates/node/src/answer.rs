@@ -2,16 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fabstir_engine::{
-    Author, EmbeddingRequest, Embeddings, Failure, FinishReason, Generation, ModelInfo, Output, Overflow,
-    Prompt, Refused, Request, Text,
-};
+use fabstir_engine::{Embeddings, Failure, FinishReason, Generation, ModelInfo, Output, Refused};
 use fabstir_protocol::{
     Code, choice,
     id::SessionId,
-    request::{EmbeddingEncoding, PromptRequest, RequestMessage, RequestPrompt, Role as SpokenBy},
+    request::{EmbeddingEncoding, PromptRequest},
     seal::{SealError, Words},
-    v1::{AnswerSealer, Echo, NodeFrame, Owner, StreamEndReason, Usage},
+    v1::{AnswerSealer, Echo, NodeFrame, StreamEndReason, Usage},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -21,6 +18,13 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use crate::{crypto::Running, metrics, node, pieces};
+
+mod fault;
+mod work;
+
+use fault::Fault;
+pub(crate) use fault::meaning;
+use work::{Work, prepare};
 
 /// What goes out to the socket.
 #[derive(Debug)]
@@ -80,57 +84,6 @@ enum Stopped {
     Failed(Fault),
     /// The connection is gone: there is nobody to tell.
     Gone,
-}
-
-/// What is told of a failure.
-struct Fault {
-    code: Code,
-    prompt_tokens: Option<u32>,
-    /// The field of the request that is to blame.
-    field: Option<&'static str>,
-}
-
-/// What a code means, and the field that is to blame.
-pub fn meaning(code: Code, field: Option<&str>) -> String {
-    field.map_or_else(|| code.meaning().to_owned(), |field| format!("{}: {field}", code.meaning()))
-}
-
-impl From<Code> for Fault {
-    fn from(code: Code) -> Self {
-        Self { code, prompt_tokens: None, field: None }
-    }
-}
-
-impl Fault {
-    fn of_field(code: Code, field: &'static str) -> Self {
-        Self { field: Some(field), ..Self::from(code) }
-    }
-}
-
-impl From<Refused> for Fault {
-    fn from(refused: Refused) -> Self {
-        Self::from(match refused {
-            Refused::Busy => Code::NodeBusy,
-            Refused::ModelNotFound => Code::ModelNotFound,
-            Refused::NoEmbeddings => return Self::of_field(Code::UnsupportedField, "embeddings"),
-            Refused::Stopping => Code::Draining,
-        })
-    }
-}
-
-impl From<Failure> for Fault {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::PromptTooLong { prompt_tokens, .. } => {
-                Self { prompt_tokens: Some(prompt_tokens), ..Self::from(Code::TokenLimitExceeded) }
-            }
-            Failure::Invalid(field) => Self::of_field(Code::InvalidPayload, field),
-            Failure::Unsupported(field) => Self::of_field(Code::UnsupportedField, field),
-            Failure::Busy => Code::NodeBusy.into(),
-            Failure::Template => Code::InvalidPayload.into(),
-            Failure::Engine => Code::EngineFailed.into(),
-        }
-    }
 }
 
 impl From<SealError> for Stopped {
@@ -437,67 +390,4 @@ fn model_of<'a>(node: &'a node::Node, name: Option<&str>) -> Option<&'a ModelInf
     let models = node.engine.models();
     let named = |name| models.iter().find(|model| model.name == name);
     name.and_then(named).or_else(|| models.first())
-}
-
-/// What the engine is asked.
-enum Work {
-    Answer(Box<Request>),
-    Embed(EmbeddingRequest, EmbeddingEncoding),
-}
-
-/// The engine's work, and the words to remember where the node keeps the conversation.
-fn prepare(
-    node: &node::Node,
-    running: &Running,
-    request: PromptRequest,
-    client: u64,
-) -> (Work, Option<Words>) {
-    let system = node.config.default_system_prompt.as_deref();
-    let PromptRequest { prompt, model, max_tokens, sampling, stop, logprobs, format, tools, extra } = request;
-    let conversation = running.live().conversation();
-    let (messages, overflow, asked, author) = match prompt {
-        RequestPrompt::Turn(words) => {
-            (conversation.with(system, &words), Overflow::DropOldest, Some(words), Author::Operator)
-        }
-        RequestPrompt::Messages(messages) => {
-            let author = if has_system(&messages) { Author::Client } else { Author::Operator };
-            (pieces::messages(system, messages), Overflow::Refuse, None, author)
-        }
-        RequestPrompt::Embeddings(texts, encoding) => {
-            let inputs = texts.iter().map(|words| Text::from(words.as_str())).collect();
-            return (Work::Embed(EmbeddingRequest { model, inputs, client }, encoding), None);
-        }
-    };
-    let session = conversation.session(&node.engine, || node.next_session());
-    // Whoever merely names an address is a scope of its own: nobody vouches for it.
-    let scope = match running.live().owner() {
-        Some(Owner::Verified(_)) => client,
-        Some(Owner::Unclaimed(_)) | None => node.client_number(("session", session)),
-    };
-    let most = node.config.max_tokens_per_request;
-    let max_tokens = match (max_tokens, most) {
-        (Some(asked), Some(most)) => Some(asked.min(most)),
-        (asked, most) => asked.or(most),
-    };
-    let request = Request {
-        model,
-        prompt: Prompt::Chat(messages),
-        overflow,
-        sampling: pieces::sampling(sampling),
-        max_tokens,
-        stop,
-        client,
-        scope,
-        session,
-        system: author,
-        logprobs,
-        format: pieces::format(format),
-        tools: tools.map(pieces::tools),
-        extra: extra.map(|fields| Text::from(fields.as_str())),
-    };
-    (Work::Answer(Box::new(request)), asked)
-}
-
-fn has_system(messages: &[RequestMessage]) -> bool {
-    messages.iter().any(|message| message.role == SpokenBy::System)
 }

@@ -1,5 +1,6 @@
 //! Keys: the node's own, the sessions', and every log line about them that operators look for.
 
+mod live_session;
 mod node_key;
 mod session_key_store;
 
@@ -14,10 +15,10 @@ use fabstir_protocol::{
     v1::{Established, RawInit, RawSealed},
 };
 
+pub use live_session::{LiveSession, SealedMessage};
 pub use node_key::{InvalidNodeKey, NodeKey, TestKeys};
 pub use session_key_store::{
-    ConnectionId, LiveSession, OpenRefused, Running, SealedMessage, SessionKeyMetrics, SessionKeyStore,
-    StoreLimits,
+    ConnectionId, OpenRefused, Running, SessionKeyMetrics, SessionKeyStore, StoreLimits,
 };
 
 /// Says at start whether there is a key, in the words that operators look for.

@@ -5,7 +5,6 @@
 
 use std::{
     collections::HashMap,
-    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -15,16 +14,13 @@ use fabstir_protocol::{
     ethereum::Address,
     id::SessionId,
     identity::InvalidSignature,
-    seal::Plaintext,
-    v1::{
-        AnswerSealer, Established, InitMemory, InitMemoryLimits, Network, NotRemembered, Owner,
-        ProcessSecret, SealedPayload, Session,
-    },
+    v1::{Established, InitMemory, InitMemoryLimits, Network, NotRemembered, Owner, ProcessSecret, Session},
 };
 use rand_core::CryptoRng;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::LiveSession;
 use crate::{conversation::Conversation, node::Clock};
 
 /// One socket, for as long as the process runs.
@@ -79,71 +75,6 @@ impl From<NotRemembered> for OpenRefused {
             NotRemembered::Replay(replay) => Self::Protocol(OpenFault::Replay(replay)),
             NotRemembered::Full(_) => Self::Full,
         }
-    }
-}
-
-/// A session on a connection: its key, unless it is a plaintext one, and its conversation.
-pub struct LiveSession {
-    id: SessionId,
-    owner: Option<Owner>,
-    key: Option<Mutex<Session>>,
-    conversation: Arc<Conversation>,
-    number: u64,
-    ended: CancellationToken,
-}
-
-/// What seals the answer to a message that was opened.
-pub type SealedMessage = AnswerSealer;
-
-impl LiveSession {
-    /// The session's name.
-    pub fn id(&self) -> &SessionId {
-        &self.id
-    }
-
-    /// Who opened it; `None` for a plaintext session.
-    pub fn owner(&self) -> Option<Owner> {
-        self.owner
-    }
-
-    /// Whether it has no key.
-    pub fn is_plaintext(&self) -> bool {
-        self.key.is_none()
-    }
-
-    /// What was said in it.
-    pub fn conversation(&self) -> &Conversation {
-        &self.conversation
-    }
-
-    /// Cancelled when the session ends before its connection does.
-    pub fn ended(&self) -> &CancellationToken {
-        &self.ended
-    }
-
-    /// Opens a message, and makes what will seal its answer under the same key.
-    ///
-    /// # Errors
-    /// See [`Session::open`]; nothing changes then.
-    pub fn open(&self, payload: &SealedPayload) -> Result<(Plaintext, AnswerSealer), Error> {
-        let Some(key) = &self.key else { return Err(fabstir_protocol::seal::OpenError.into()) };
-        let mut session = lock(key);
-        let plaintext = session.open(payload)?;
-        Ok((plaintext, session.answer()))
-    }
-
-    fn memory_usage(&self) -> usize {
-        let key = self.key.as_ref().map_or(0, |session| lock(session).memory_usage());
-        size_of::<Self>().saturating_add(self.id.as_str().len()).saturating_add(key)
-    }
-}
-
-impl fmt::Debug for LiveSession {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LiveSession")
-            .field("id", &self.id)
-            .field("owner", &self.owner)
-            .finish_non_exhaustive()
     }
 }
 
@@ -513,7 +444,7 @@ impl Drop for Running {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What these locks guard is whole between any two statements, so a panic elsewhere has not broken it.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,0 +1,55 @@
+//! What a client is told of a failure.
+
+use fabstir_engine::{Failure, Refused};
+use fabstir_protocol::Code;
+
+/// What is told of a failure.
+pub(super) struct Fault {
+    pub(super) code: Code,
+    pub(super) prompt_tokens: Option<u32>,
+    /// The field of the request that is to blame.
+    pub(super) field: Option<&'static str>,
+}
+
+/// What a code means, and the field that is to blame.
+pub(crate) fn meaning(code: Code, field: Option<&str>) -> String {
+    field.map_or_else(|| code.meaning().to_owned(), |field| format!("{}: {field}", code.meaning()))
+}
+
+impl From<Code> for Fault {
+    fn from(code: Code) -> Self {
+        Self { code, prompt_tokens: None, field: None }
+    }
+}
+
+impl Fault {
+    fn of_field(code: Code, field: &'static str) -> Self {
+        Self { field: Some(field), ..Self::from(code) }
+    }
+}
+
+impl From<Refused> for Fault {
+    fn from(refused: Refused) -> Self {
+        Self::from(match refused {
+            Refused::Busy => Code::NodeBusy,
+            Refused::ModelNotFound => Code::ModelNotFound,
+            Refused::NoEmbeddings => return Self::of_field(Code::UnsupportedField, "embeddings"),
+            Refused::Stopping => Code::Draining,
+        })
+    }
+}
+
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::PromptTooLong { prompt_tokens, .. } => {
+                Self { prompt_tokens: Some(prompt_tokens), ..Self::from(Code::TokenLimitExceeded) }
+            }
+            Failure::Invalid(field) => Self::of_field(Code::InvalidPayload, field),
+            Failure::Unsupported(field) => Self::of_field(Code::UnsupportedField, field),
+            Failure::Busy => Code::NodeBusy.into(),
+            Failure::Template => Code::InvalidPayload.into(),
+            Failure::Engine => Code::EngineFailed.into(),
+        }
+    }
+}
