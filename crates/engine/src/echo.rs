@@ -113,7 +113,14 @@ async fn say(
         return out.send(Output::Failed(failure)).await.ok();
     }
     counts.prefilled.fetch_add(u64::from(prompt_tokens), Ordering::Relaxed);
-    out.send(Output::Started { prompt_tokens, cached_tokens: 0, dropped_messages: dropped }).await.ok()?;
+    out.send(Output::Started {
+        prompt_tokens,
+        cached_tokens: 0,
+        dropped_messages: dropped,
+        estimated: false,
+    })
+    .await
+    .ok()?;
     let most =
         request.max_tokens.map_or(window, |most| most.min(window)).min(window.saturating_sub(prompt_tokens));
     let mut stops = StopFilter::new(request.stop);

@@ -23,6 +23,8 @@ pub enum Output {
         cached_tokens: u32,
         /// Messages left out by [`Overflow::DropOldest`](crate::Overflow::DropOldest), counted after the leading system message.
         dropped_messages: usize,
+        /// Whether the counts of tokens are the engine's own guess, for want of better ones.
+        estimated: bool,
     },
     /// The next text, whole characters only.
     Text {

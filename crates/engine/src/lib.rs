@@ -21,6 +21,7 @@ mod several;
 mod template;
 mod text;
 mod tools;
+mod upstream;
 
 use std::fmt;
 
@@ -37,6 +38,7 @@ pub use request::{
 };
 pub use several::{SameName, Several};
 pub use template::InvalidTemplate;
+pub use upstream::{ApiKey, UpstreamConfig, UpstreamEngine, UpstreamError};
 
 /// Turns a prompt into tokens.
 pub trait Engine: Send + Sync + fmt::Debug + 'static {
@@ -79,7 +81,7 @@ pub struct ModelInfo {
     pub digest: String,
     /// Tokens of prompt and answer together that one sequence may hold.
     pub context_window: u32,
-    /// Who computes: `llama.cpp` or `echo`.
+    /// Who computes: `llama.cpp`, `upstream` or `echo`.
     pub engine: &'static str,
 }
 

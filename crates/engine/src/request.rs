@@ -203,43 +203,27 @@ pub enum Overflow {
     DropOldest,
 }
 
-/// How the next token is chosen. The defaults are llama.cpp's own where it has one.
-#[derive(Clone, Debug, PartialEq)]
+/// How the next token is chosen. What is `None` is the engine's own default.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sampling {
     /// 0 is greedy.
-    pub temperature: f32,
+    pub temperature: Option<f32>,
     /// Nucleus; 1 is off.
-    pub top_p: f32,
+    pub top_p: Option<f32>,
     /// Most candidates; 0 is off.
-    pub top_k: u32,
+    pub top_k: Option<u32>,
     /// Least probability relative to the best; 0 is off.
-    pub min_p: f32,
+    pub min_p: Option<f32>,
     /// Divides the logits of tokens seen lately; 1 is off.
-    pub repeat_penalty: f32,
+    pub repeat_penalty: Option<f32>,
     /// Added against each repetition; 0 is off.
-    pub frequency_penalty: f32,
+    pub frequency_penalty: Option<f32>,
     /// Added once against a repeated token; 0 is off.
-    pub presence_penalty: f32,
+    pub presence_penalty: Option<f32>,
     /// Same seed, same answer (for the same batch arithmetic). `None` draws one at random.
     pub seed: Option<u32>,
     /// Added to the logits of these tokens.
     pub logit_bias: Vec<(u32, f32)>,
-}
-
-impl Default for Sampling {
-    fn default() -> Self {
-        Self {
-            temperature: 0.8,
-            top_p: 0.95,
-            top_k: 40,
-            min_p: 0.05,
-            repeat_penalty: 1.0,
-            frequency_penalty: 0.0,
-            presence_penalty: 0.0,
-            seed: None,
-            logit_bias: Vec::new(),
-        }
-    }
 }
 
 /// Words a user wrote or will read: wiped on drop, and `{:?}` shows only how many bytes.

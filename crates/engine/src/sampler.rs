@@ -1,7 +1,13 @@
-//! The next token from the model's logits. In the order of llama.cpp: penalties, top-k, top-p, min-p,
+//! The next token from the model's logits. In the order of llama.cpp: biases, penalties, top-k, top-p, min-p,
 //! temperature.
+//!
+//! A vocabulary has a hundred thousand tokens and every answer pays for all of them at every step, so the two
+//! common cases, greedy and a small top-k, read the logits once, sixteen at a time, and copy none.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::{BinaryHeap, HashMap, VecDeque},
+};
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng as _, SeedableRng as _};
@@ -13,10 +19,44 @@ pub(crate) type Token = i32;
 
 /// Tokens that penalties look back over.
 const PENALTY_WINDOW: usize = 64;
+/// Logits that are looked at together: what a vector register of 512 bits holds.
+const LANES: usize = 16;
+/// The largest top-k for which a heap is quicker than a selection among all.
+const FEW: usize = 256;
+
+/// [`Sampling`] with nothing left open: llama.cpp's own defaults.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Settings {
+    temperature: f32,
+    top_p: f32,
+    top_k: usize,
+    min_p: f32,
+    repeat_penalty: f32,
+    frequency_penalty: f32,
+    presence_penalty: f32,
+    seed: Option<u32>,
+    logit_bias: Vec<(u32, f32)>,
+}
+
+impl From<Sampling> for Settings {
+    fn from(asked: Sampling) -> Self {
+        Self {
+            temperature: asked.temperature.unwrap_or(0.8),
+            top_p: asked.top_p.unwrap_or(0.95),
+            top_k: usize::try_from(asked.top_k.unwrap_or(40)).unwrap_or(usize::MAX),
+            min_p: asked.min_p.unwrap_or(0.05),
+            repeat_penalty: asked.repeat_penalty.unwrap_or(1.0),
+            frequency_penalty: asked.frequency_penalty.unwrap_or(0.0),
+            presence_penalty: asked.presence_penalty.unwrap_or(0.0),
+            seed: asked.seed,
+            logit_bias: asked.logit_bias,
+        }
+    }
+}
 
 /// Chooses the tokens of one sequence.
 pub(crate) struct Sampler {
-    settings: Sampling,
+    settings: Settings,
     rng: ChaCha8Rng,
     recent: VecDeque<Token>,
 }
@@ -29,7 +69,8 @@ struct Candidate {
 
 impl Sampler {
     /// `seed` is used where the settings name none.
-    pub(crate) fn new(settings: Sampling, seed: u64) -> Self {
+    pub(crate) fn new(settings: impl Into<Settings>, seed: u64) -> Self {
+        let settings = settings.into();
         let rng = ChaCha8Rng::seed_from_u64(settings.seed.map_or(seed, u64::from));
         Self { settings, rng, recent: VecDeque::with_capacity(PENALTY_WINDOW) }
     }
@@ -44,63 +85,75 @@ impl Sampler {
 
     /// The next token, of those in `mask` where there is one.
     pub(crate) fn sample(&mut self, logits: &[f32], mask: Option<&Mask>) -> Token {
-        let mut candidates: Vec<Candidate> =
-            (0..).zip(logits).map(|(token, logit)| Candidate::new(token, *logit)).collect();
-        self.bias(&mut candidates);
-        self.penalize(&mut candidates);
-        if let Some(mask) = mask {
-            candidates.retain(|candidate| mask.allows(candidate.token));
-        }
-        if self.settings.temperature <= 0.0 {
-            return best(&candidates);
-        }
-        self.cut_to_top_k(&mut candidates);
-        candidates.sort_unstable_by(|a, b| b.logit.total_cmp(&a.logit));
+        let adjusted = self.adjusted(logits);
+        let logits = adjusted.as_deref().unwrap_or(logits);
+        let is_greedy = self.settings.temperature <= 0.0;
+        let mut candidates = match mask {
+            None if is_greedy => return likeliest(logits),
+            None if (1..=FEW).contains(&self.settings.top_k) => highest(logits, self.settings.top_k),
+            mask => {
+                let mut all = candidates(logits);
+                if let Some(mask) = mask {
+                    all.retain(|candidate| mask.allows(candidate.token));
+                }
+                if is_greedy {
+                    return best(&all);
+                }
+                self.cut_to_top_k(&mut all);
+                all
+            }
+        };
+        candidates.sort_unstable_by_key(|candidate| Reverse(candidate.rank()));
         self.cut_to_top_p(&mut candidates);
         self.cut_to_min_p(&mut candidates);
         let weights = weights(&candidates, self.settings.temperature);
         self.draw(&candidates, &weights)
     }
 
-    fn bias(&self, candidates: &mut [Candidate]) {
-        for (token, bias) in &self.settings.logit_bias {
+    /// The logits after biases and penalties; `None` where there are none.
+    fn adjusted(&self, logits: &[f32]) -> Option<Vec<f32>> {
+        let Settings { repeat_penalty, frequency_penalty, presence_penalty, logit_bias, .. } = &self.settings;
+        let penalizes = (repeat_penalty - 1.0).abs() >= f32::EPSILON
+            || *frequency_penalty != 0.0
+            || *presence_penalty != 0.0;
+        if logit_bias.is_empty() && !penalizes {
+            return None;
+        }
+        let mut adjusted = logits.to_vec();
+        for (token, bias) in logit_bias {
             let at = usize::try_from(*token).ok();
-            if let Some(candidate) = at.and_then(|at| candidates.get_mut(at)) {
-                candidate.logit += bias;
+            if let Some(logit) = at.and_then(|at| adjusted.get_mut(at)) {
+                *logit += bias;
             }
         }
+        if penalizes {
+            self.penalize(&mut adjusted);
+        }
+        Some(adjusted)
     }
 
-    fn penalize(&self, candidates: &mut [Candidate]) {
-        let Sampling { repeat_penalty, frequency_penalty, presence_penalty, .. } = self.settings;
-        let off = (repeat_penalty - 1.0).abs() < f32::EPSILON
-            && frequency_penalty == 0.0
-            && presence_penalty == 0.0;
-        if off {
-            return;
-        }
+    fn penalize(&self, logits: &mut [f32]) {
+        let Settings { repeat_penalty, frequency_penalty, presence_penalty, .. } = self.settings;
         let mut counts: HashMap<Token, f32> = HashMap::new();
         for token in &self.recent {
             *counts.entry(*token).or_default() += 1.0;
         }
         for (token, count) in counts {
-            let Some(candidate) = usize::try_from(token).ok().and_then(|at| candidates.get_mut(at)) else {
-                continue;
-            };
+            let Some(logit) = usize::try_from(token).ok().and_then(|at| logits.get_mut(at)) else { continue };
             // Dividing a negative logit would reward it.
-            if candidate.logit > 0.0 {
-                candidate.logit /= repeat_penalty;
+            if *logit > 0.0 {
+                *logit /= repeat_penalty;
             } else {
-                candidate.logit *= repeat_penalty;
+                *logit *= repeat_penalty;
             }
-            candidate.logit -= count * frequency_penalty + presence_penalty;
+            *logit -= count * frequency_penalty + presence_penalty;
         }
     }
 
     fn cut_to_top_k(&self, candidates: &mut Vec<Candidate>) {
-        let top_k = usize::try_from(self.settings.top_k).unwrap_or(usize::MAX);
+        let top_k = self.settings.top_k;
         if top_k > 0 && top_k < candidates.len() {
-            candidates.select_nth_unstable_by(top_k, |a, b| b.logit.total_cmp(&a.logit));
+            candidates.select_nth_unstable_by(top_k, |a, b| b.rank().cmp(&a.rank()));
             candidates.truncate(top_k);
         }
     }
@@ -153,12 +206,81 @@ impl Candidate {
     fn new(token: Token, logit: f32) -> Self {
         Self { token, logit: if logit.is_nan() { f32::NEG_INFINITY } else { logit } }
     }
+
+    /// The higher the likelier; of equals the first, so that greedy means one thing.
+    fn rank(&self) -> Rank {
+        Rank(self.logit, Reverse(self.token))
+    }
+}
+
+/// A candidate's place in the order.
+#[derive(Clone, Copy, Debug)]
+struct Rank(f32, Reverse<Token>);
+
+impl Ord for Rank {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.total_cmp(&other.0).then(self.1.cmp(&other.1))
+    }
+}
+
+impl PartialOrd for Rank {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Rank {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Rank {}
+
+fn candidates(logits: &[f32]) -> Vec<Candidate> {
+    (0..).zip(logits).map(|(token, logit)| Candidate::new(token, *logit)).collect()
 }
 
 fn best(candidates: &[Candidate]) -> Token {
-    // The first of equals, so that greedy means one thing.
-    let first = candidates.first().copied().unwrap_or(Candidate { token: 0, logit: f32::NEG_INFINITY });
-    candidates.iter().fold(first, |best, next| if next.logit > best.logit { *next } else { best }).token
+    candidates.iter().map(Candidate::rank).max().map_or(0, |Rank(_, Reverse(token))| token)
+}
+
+/// The token of the largest logit, the first of equals.
+fn likeliest(logits: &[f32]) -> Token {
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for (most, logit) in lanes.iter_mut().zip(chunk) {
+            *most = if *logit > *most { *logit } else { *most };
+        }
+    }
+    let most = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |most, logit| most.max(*logit));
+    logits.iter().position(|logit| *logit == most).and_then(|at| Token::try_from(at).ok()).unwrap_or(0)
+}
+
+/// The `count` tokens with the largest logits, in no order.
+fn highest(logits: &[f32], count: usize) -> Vec<Candidate> {
+    let mut heap: BinaryHeap<Reverse<Rank>> = BinaryHeap::with_capacity(count);
+    let mut first: Token = 0;
+    for chunk in logits.chunks(LANES) {
+        let least = heap.peek().map_or(f32::NEG_INFINITY, |Reverse(Rank(logit, _))| *logit);
+        let full = heap.len() >= count;
+        // No early end within a chunk: that is what lets it be compared at once.
+        if !full || chunk.iter().fold(false, |any, logit| any | (*logit > least)) {
+            for (token, logit) in (first..).zip(chunk) {
+                let rank = Candidate::new(token, *logit).rank();
+                if heap.len() < count {
+                    heap.push(Reverse(rank));
+                } else if let Some(mut least) = heap.peek_mut()
+                    && rank > least.0
+                {
+                    *least = Reverse(rank);
+                }
+            }
+        }
+        first = first.saturating_add(Token::try_from(chunk.len()).unwrap_or(0));
+    }
+    heap.into_iter().map(|Reverse(Rank(logit, Reverse(token)))| Candidate { token, logit }).collect()
 }
 
 /// What [`logprobs`] finds.
@@ -170,8 +292,7 @@ pub(crate) struct Logprobs {
 
 /// Natural logarithms of the probabilities that the model itself gives: of `token`, and of the `top` likeliest.
 pub(crate) fn logprobs(logits: &[f32], token: Token, top: usize) -> Logprobs {
-    let mut candidates: Vec<Candidate> =
-        (0..).zip(logits).map(|(token, logit)| Candidate::new(token, *logit)).collect();
+    let mut candidates = candidates(logits);
     let most = candidates.iter().map(|candidate| candidate.logit).fold(f32::NEG_INFINITY, f32::max);
     // In double precision: fifty thousand small terms add up.
     let sum: f64 = candidates.iter().map(|candidate| f64::from(candidate.logit - most).exp()).sum();
@@ -219,18 +340,19 @@ mod tests {
 
     use super::*;
 
-    fn plain() -> Sampling {
-        Sampling { top_k: 0, top_p: 1.0, min_p: 0.0, temperature: 1.0, seed: Some(1), ..Sampling::default() }
+    fn plain() -> Settings {
+        let open = Settings::from(Sampling::default());
+        Settings { top_k: 0, top_p: 1.0, min_p: 0.0, temperature: 1.0, seed: Some(1), ..open }
     }
 
-    fn drawn(settings: Sampling, logits: &[f32]) -> Vec<Token> {
+    fn drawn(settings: Settings, logits: &[f32]) -> Vec<Token> {
         let mut sampler = Sampler::new(settings, 0);
         (0..2000).map(|_| sampler.sample(logits, None)).collect()
     }
 
     #[test]
     fn a_temperature_of_zero_takes_the_best() {
-        let greedy = Sampling { temperature: 0.0, ..plain() };
+        let greedy = Settings { temperature: 0.0, ..plain() };
         assert!(drawn(greedy, &[0.1, 3.0, 2.9, f32::NAN]).iter().all(|token| *token == 1));
     }
 
@@ -238,7 +360,7 @@ mod tests {
     fn the_same_seed_draws_the_same_tokens() {
         let logits = [1.0, 1.1, 0.9, 1.0];
         assert_eq!(drawn(plain(), &logits), drawn(plain(), &logits));
-        let other = Sampling { seed: Some(2), ..plain() };
+        let other = Settings { seed: Some(2), ..plain() };
         assert_ne!(drawn(plain(), &logits), drawn(other, &logits));
     }
 
@@ -254,20 +376,20 @@ mod tests {
     fn each_cut_leaves_what_it_promises() {
         let logits = [4.0, 3.0, 2.0, 1.0];
         let most = |settings| drawn(settings, &logits).into_iter().max();
-        assert_eq!(most(Sampling { top_k: 2, ..plain() }), Some(1));
-        assert_eq!(most(Sampling { top_p: 0.6, ..plain() }), Some(0));
-        assert_eq!(most(Sampling { min_p: 0.3, ..plain() }), Some(1));
+        assert_eq!(most(Settings { top_k: 2, ..plain() }), Some(1));
+        assert_eq!(most(Settings { top_p: 0.6, ..plain() }), Some(0));
+        assert_eq!(most(Settings { min_p: 0.3, ..plain() }), Some(1));
         assert_eq!(most(plain()), Some(3));
     }
 
     #[test]
     fn a_penalty_pushes_a_repeated_token_down() {
-        let settings = Sampling { temperature: 0.0, presence_penalty: 2.0, ..plain() };
+        let settings = Settings { temperature: 0.0, presence_penalty: 2.0, ..plain() };
         let mut sampler = Sampler::new(settings, 0);
         assert_eq!(sampler.sample(&[2.0, 1.0], None), 0);
         sampler.accept(0);
         assert_eq!(sampler.sample(&[2.0, 1.0], None), 1);
-        let settings = Sampling { temperature: 0.0, repeat_penalty: 2.0, ..plain() };
+        let settings = Settings { temperature: 0.0, repeat_penalty: 2.0, ..plain() };
         let mut sampler = Sampler::new(settings, 0);
         sampler.accept(0);
         assert_eq!(sampler.sample(&[-1.0, -1.5], None), 1, "a negative logit is pushed down too");
@@ -275,7 +397,7 @@ mod tests {
 
     #[test]
     fn a_bias_moves_a_token_and_no_other() {
-        let banned = Sampling { temperature: 0.0, logit_bias: vec![(0, -100.0), (99, 5.0)], ..plain() };
+        let banned = Settings { temperature: 0.0, logit_bias: vec![(0, -100.0), (99, 5.0)], ..plain() };
         assert!(drawn(banned, &[9.0, 1.0, 2.0]).iter().all(|token| *token == 2));
     }
 
@@ -290,13 +412,32 @@ mod tests {
         assert_eq!(logprobs(&[0.0, 1.0], 1, 9).top.len(), 2);
     }
 
+    /// What the quick ways choose among, the slow way chooses among.
+    fn slowly(logits: &[f32], count: usize) -> Vec<Token> {
+        let mut all = candidates(logits);
+        all.sort_by_key(|candidate| Reverse(candidate.rank()));
+        all.iter().take(count).map(|candidate| candidate.token).collect()
+    }
+
     proptest! {
+        #[test]
+        fn the_quick_ways_find_what_the_slow_way_finds(
+            logits in proptest::collection::vec(prop_oneof![-3_i8..3, -128_i8..127], 1..200), count in 1_usize..60,
+        ) {
+            let logits: Vec<f32> = logits.into_iter().map(f32::from).collect();
+            let mut few = highest(&logits, count);
+            few.sort_by_key(|candidate| Reverse(candidate.rank()));
+            let few: Vec<Token> = few.iter().map(|candidate| candidate.token).collect();
+            prop_assert_eq!(&few, &slowly(&logits, count));
+            prop_assert_eq!(likeliest(&logits), few[0]);
+        }
+
         #[test]
         fn every_logit_gives_a_token_of_the_vocabulary(
             logits in proptest::collection::vec(proptest::num::f32::ANY, 1..50),
-            temperature in 0.0_f32..2.0, top_k in 0_u32..60, top_p in 0.0_f32..1.0, min_p in 0.0_f32..1.0,
+            temperature in 0.0_f32..2.0, top_k in 0_usize..60, top_p in 0.0_f32..1.0, min_p in 0.0_f32..1.0,
         ) {
-            let settings = Sampling { temperature, top_k, top_p, min_p, ..plain() };
+            let settings = Settings { temperature, top_k, top_p, min_p, ..plain() };
             let token = Sampler::new(settings, 0).sample(&logits, None);
             prop_assert!(usize::try_from(token).unwrap() < logits.len());
         }

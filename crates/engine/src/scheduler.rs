@@ -328,7 +328,7 @@ mod tests {
         Prepared {
             prompt,
             dropped_messages: 0,
-            sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+            sampling: Sampling { temperature: Some(0.0), ..Sampling::default() },
             seed: 0,
             stop: Vec::new(),
             max_tokens,

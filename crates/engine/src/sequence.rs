@@ -253,6 +253,7 @@ impl Sequence {
             prompt_tokens: self.usage.prompt_tokens,
             cached_tokens,
             dropped_messages: self.dropped_messages,
+            estimated: false,
         });
     }
 

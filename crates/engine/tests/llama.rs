@@ -47,7 +47,7 @@ fn message(role: Role, words: &str) -> Message {
 
 fn request(messages: Vec<Message>) -> Request {
     Request {
-        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        sampling: Sampling { temperature: Some(0.0), ..Sampling::default() },
         max_tokens: Some(24),
         ..Request::new(Prompt::Chat(messages))
     }
@@ -157,7 +157,7 @@ async fn the_end_has_its_true_reason() {
 async fn a_seed_repeats_an_answer_and_no_seed_does_not() {
     let engine = engine();
     let seeded = |seed| Request {
-        sampling: Sampling { temperature: 1.5, top_k: 0, seed, ..Sampling::default() },
+        sampling: Sampling { temperature: Some(1.5), top_k: Some(0), seed, ..Sampling::default() },
         ..asking("Tell me a story about a fox.")
     };
     let first = answer(&engine, seeded(Some(7))).await.text;
@@ -408,7 +408,7 @@ async fn an_answer_keeps_to_its_schema() {
     for temperature in [0.0, 1.5] {
         let mut request = asking("Tell me of France.");
         request.format = json_of(schema);
-        request.sampling = Sampling { temperature, seed: Some(7), ..Sampling::default() };
+        request.sampling = Sampling { temperature: Some(temperature), seed: Some(7), ..Sampling::default() };
         request.max_tokens = Some(80);
         let answer = answer(&engine, request).await;
         assert_eq!(answer.end.unwrap().0, FinishReason::Stop, "{}", answer.text);

@@ -223,13 +223,15 @@ impl Answer {
                 }
             };
             match output {
-                Output::Started { prompt_tokens, cached_tokens, dropped_messages } => {
+                Output::Started { prompt_tokens, cached_tokens, dropped_messages, estimated } => {
+                    self.usage.estimated = estimated;
                     self.usage.prompt_tokens = prompt_tokens;
                     self.usage.prompt_tokens_details.cached_tokens = cached_tokens;
                     self.dropped = dropped_messages;
                 }
                 Output::Finished { reason, usage } => {
                     self.usage.prompt_tokens = usage.prompt_tokens;
+                    self.usage.prompt_tokens_details.cached_tokens = usage.cached_tokens;
                     self.usage.completion_tokens = usage.completion_tokens;
                     self.usage.estimated = usage.estimated;
                     return Ok(reason);

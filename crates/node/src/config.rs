@@ -17,7 +17,9 @@ use crate::crypto::{InvalidNodeKey, NodeKey, StoreLimits, TestKeys};
 mod engine;
 mod env_file;
 
-pub use engine::{EngineArgs, EngineConfig, EngineKind, FlashAttentionMode, KvTypeName, ModelSetting};
+pub use engine::{
+    EngineArgs, EngineConfig, EngineKind, FlashAttentionMode, KvTypeName, ModelSetting, UpstreamSettings,
+};
 pub use env_file::EnvFile;
 
 /// The one setting that is no flag, because flags show in the process list.
@@ -186,6 +188,8 @@ pub enum ConfigError {
     Key(#[from] InvalidNodeKey),
     #[error("{setting} needs {HOST_PRIVATE_KEY}, which is not set")]
     NeedsKey { setting: &'static str },
+    #[error("{setting} is of the servers at ENGINE_URL, which is not set")]
+    NeedsEngineUrl { setting: &'static str },
     #[error("{one} and {other} contradict each other: set one of them")]
     Contradiction { one: &'static str, other: &'static str },
     #[error(

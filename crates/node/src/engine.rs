@@ -1,12 +1,21 @@
 //! From the settings to the engine that they mean.
 
-use std::{io::IsTerminal as _, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    io::{self, IsTerminal as _},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
-use fabstir_engine::{EchoEngine, Engine, LlamaConfig, LlamaEngine, LoadError, SameName, Several};
+use fabstir_engine::{
+    ApiKey, EchoEngine, Engine, LlamaConfig, LlamaEngine, LoadError, SameName, Several, UpstreamEngine,
+    UpstreamError,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
-    config::{EngineConfig, EngineKind},
+    config::{EngineConfig, EngineKind, UpstreamSettings},
     model::ModelError,
 };
 
@@ -20,8 +29,10 @@ pub enum EngineError {
     Load(#[from] LoadError),
     #[error("MODELS: {0}")]
     Names(#[from] SameName),
-    #[error("CHAT_TEMPLATE: {path}: {source}")]
-    Template { path: String, source: std::io::Error },
+    #[error("ENGINE_URL: {0}")]
+    Upstream(#[from] UpstreamError),
+    #[error("{setting}: {path}: {source}")]
+    File { setting: &'static str, path: String, source: io::Error },
     #[error("loading the model was interrupted")]
     Interrupted,
 }
@@ -34,6 +45,9 @@ pub async fn load(
     config: &EngineConfig,
     env: impl Fn(&str) -> Option<String>,
 ) -> Result<Arc<dyn Engine>, EngineError> {
+    if let Some(settings) = &config.upstream {
+        return upstream(settings).await;
+    }
     match config.kind {
         EngineKind::Echo => {
             tracing::warn!("--engine echo: no model is loaded, prompts are said back word by word");
@@ -47,7 +61,7 @@ async fn llama(
     config: &EngineConfig,
     env: impl Fn(&str) -> Option<String>,
 ) -> Result<Arc<dyn Engine>, EngineError> {
-    let template = config.chat_template.as_deref().map(read_template).transpose()?;
+    let template = config.chat_template.as_deref().map(|path| read("CHAT_TEMPLATE", path)).transpose()?;
     let mut engines: Vec<Box<dyn Engine>> = Vec::new();
     for (at, model) in config.models.iter().enumerate() {
         let path = model.source.locate(&env).await?;
@@ -58,9 +72,32 @@ async fn llama(
     Ok(Arc::new(Several::new(engines)?))
 }
 
-fn read_template(path: &Path) -> Result<String, EngineError> {
-    std::fs::read_to_string(path)
-        .map_err(|source| EngineError::Template { path: path.display().to_string(), source })
+fn read(setting: &'static str, path: &Path) -> Result<String, EngineError> {
+    let failed = |source| EngineError::File { setting, path: path.display().to_string(), source };
+    fs::read_to_string(path).map_err(failed)
+}
+
+async fn upstream(settings: &UpstreamSettings) -> Result<Arc<dyn Engine>, EngineError> {
+    let secret = |setting, path: &Option<_>| -> Result<Option<ApiKey>, EngineError> {
+        let text = path.as_deref().map(|path| read(setting, path)).transpose()?;
+        Ok(text.map(ApiKey::from))
+    };
+    let mut upstream = settings.upstream.clone();
+    upstream.api_key = secret("ENGINE_API_KEY_FILE", &settings.api_key_file)?;
+    upstream.identity = secret("ENGINE_IDENTITY_FILE", &settings.identity_file)?;
+    let trust = settings.ca_file.as_deref().map(|path| read("ENGINE_CA_FILE", path)).transpose()?;
+    upstream.trust = trust.map(String::into_bytes);
+    let servers = upstream.urls.len();
+    let engine = UpstreamEngine::connect(upstream).await?;
+    for model in engine.models() {
+        tracing::info!(
+            model = model.name,
+            context_window = model.context_window,
+            servers,
+            "served from ENGINE_URL"
+        );
+    }
+    Ok(Arc::new(engine))
 }
 
 async fn load_one(config: LlamaConfig) -> Result<LlamaEngine, EngineError> {
@@ -87,7 +124,7 @@ async fn load_one(config: LlamaConfig) -> Result<LlamaEngine, EngineError> {
 }
 
 fn progress_bar() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
+    if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new(100);

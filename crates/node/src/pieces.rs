@@ -36,19 +36,29 @@ fn message(message: RequestMessage) -> Message {
     }
 }
 
-/// How tokens are chosen: what the request leaves open is the engine's default.
+/// How tokens are chosen.
 pub(crate) fn sampling(fields: SamplingFields) -> Sampling {
-    let default = Sampling::default();
+    let SamplingFields {
+        temperature,
+        top_p,
+        top_k,
+        min_p,
+        repeat_penalty,
+        frequency_penalty,
+        presence_penalty,
+        seed,
+        logit_bias,
+    } = fields;
     Sampling {
-        temperature: fields.temperature.unwrap_or(default.temperature),
-        top_p: fields.top_p.unwrap_or(default.top_p),
-        top_k: fields.top_k.unwrap_or(default.top_k),
-        min_p: fields.min_p.unwrap_or(default.min_p),
-        repeat_penalty: fields.repeat_penalty.unwrap_or(default.repeat_penalty),
-        frequency_penalty: fields.frequency_penalty.unwrap_or(default.frequency_penalty),
-        presence_penalty: fields.presence_penalty.unwrap_or(default.presence_penalty),
-        seed: fields.seed,
-        logit_bias: fields.logit_bias,
+        temperature,
+        top_p,
+        top_k,
+        min_p,
+        repeat_penalty,
+        frequency_penalty,
+        presence_penalty,
+        seed,
+        logit_bias,
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use fabstir_engine::{FlashAttention, KvType, LlamaConfig, Loading};
+use fabstir_engine::{FlashAttention, KvType, LlamaConfig, Loading, UpstreamConfig};
 
 use super::{ConfigError, refuse_both};
 use crate::model::ModelSource;
@@ -27,6 +27,24 @@ pub struct EngineArgs {
     /// Seconds after which a model that nobody asks for leaves memory until somebody does; 0 keeps it
     #[arg(long, value_name = "SECONDS", default_value = "0")]
     model_idle_seconds: u64,
+    /// Servers that compute instead: base URLs of any OpenAI-compatible ones, like http://127.0.0.1:8000/v1; comma-separated
+    #[arg(long, value_delimiter = ',', value_name = "URLS")]
+    engine_url: Vec<String>,
+    /// Models to serve from ENGINE_URL; comma-separated, by default all that the servers name
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    engine_models: Vec<String>,
+    /// A file with the API key of the servers at ENGINE_URL
+    #[arg(long, value_name = "FILE")]
+    engine_api_key_file: Option<PathBuf>,
+    /// A file with the PEM certificates that the servers at ENGINE_URL are trusted by, instead of the public ones
+    #[arg(long, value_name = "FILE")]
+    engine_ca_file: Option<PathBuf>,
+    /// A file with the PEM certificate and key that is shown to the servers at ENGINE_URL (mutual TLS)
+    #[arg(long, value_name = "FILE")]
+    engine_identity_file: Option<PathBuf>,
+    /// Seconds that a server at ENGINE_URL may take to its first word, and between any two
+    #[arg(long, value_name = "SECONDS", default_value = "120")]
+    engine_silence_seconds: NonZeroU64,
     /// Who computes; echo repeats the prompt and is for testing clients only
     #[arg(long, value_enum, default_value = "llama")]
     engine: EngineKind,
@@ -111,8 +129,21 @@ pub struct EngineConfig {
     pub model_idle: Option<Duration>,
     pub chat_template: Option<PathBuf>,
     pub context_tokens: u32,
+    /// Servers that compute instead.
+    pub upstream: Option<UpstreamSettings>,
     /// Everything that is the same for every model. Its path and name are nobody's.
     pub llama: LlamaConfig,
+}
+
+/// Servers behind the node, and the files that are needed to talk to them.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each is explained at the flag of the same name")]
+pub struct UpstreamSettings {
+    /// Everything that stands in no file.
+    pub upstream: UpstreamConfig,
+    pub api_key_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
+    pub identity_file: Option<PathBuf>,
 }
 
 /// One model to serve.
@@ -148,6 +179,7 @@ impl EngineConfig {
 impl EngineArgs {
     pub(super) fn resolve(self, stalled_reader: Duration) -> Result<EngineConfig, ConfigError> {
         self.refuse_contradictions()?;
+        let upstream = self.upstream(stalled_reader);
         let models = models(self.model_path, self.model.as_deref(), &self.models)?;
         let llama = LlamaConfig {
             context_tokens: self.context_tokens.get(),
@@ -178,7 +210,31 @@ impl EngineArgs {
             model_idle: (!idle.is_zero()).then_some(idle),
             chat_template: self.chat_template,
             context_tokens: self.context_tokens.get(),
+            upstream,
             llama,
+        })
+    }
+
+    fn upstream(&self, stalled_reader: Duration) -> Option<UpstreamSettings> {
+        if self.engine_url.is_empty() {
+            return None;
+        }
+        let mut upstream = UpstreamConfig {
+            models: self.engine_models.clone(),
+            context_window: self.context_tokens.get(),
+            max_waiting: self.max_waiting.get(),
+            silence: Duration::from_secs(self.engine_silence_seconds.get()),
+            stalled_reader,
+            ..UpstreamConfig::new(self.engine_url.iter().map(|url| url.trim().to_owned()).collect())
+        };
+        if let Some(most) = self.max_sequences {
+            upstream.max_running = usize::try_from(most.get()).unwrap_or(usize::MAX);
+        }
+        Some(UpstreamSettings {
+            upstream,
+            api_key_file: self.engine_api_key_file.clone(),
+            ca_file: self.engine_ca_file.clone(),
+            identity_file: self.engine_identity_file.clone(),
         })
     }
 
@@ -192,7 +248,22 @@ impl EngineArgs {
         let echo = self.engine == EngineKind::Echo;
         let (path, name, several) =
             (self.model_path.is_some(), self.model.is_some(), !self.models.is_empty());
+        let upstream = !self.engine_url.is_empty();
+        let needs_upstream = [
+            ("ENGINE_MODELS", !self.engine_models.is_empty()),
+            ("ENGINE_API_KEY_FILE", self.engine_api_key_file.is_some()),
+            ("ENGINE_CA_FILE", self.engine_ca_file.is_some()),
+            ("ENGINE_IDENTITY_FILE", self.engine_identity_file.is_some()),
+        ];
+        if let Some((setting, _)) = needs_upstream.into_iter().find(|(_, set)| *set && !upstream) {
+            return Err(ConfigError::NeedsEngineUrl { setting });
+        }
         refuse_both(&[
+            ("ENGINE_URL", upstream, "ENGINE=echo", echo),
+            ("ENGINE_URL", upstream, "MODEL", name),
+            ("ENGINE_URL", upstream, "MODEL_PATH", path),
+            ("ENGINE_URL", upstream, "MODELS", several),
+            ("ENGINE_URL", upstream, "CHAT_TEMPLATE", self.chat_template.is_some()),
             ("MODEL_PATH", path, "MODEL", name),
             ("MODEL_PATH", path, "MODELS", several),
             ("MODEL", name, "MODELS", several),

@@ -1,0 +1,404 @@
+//! One request, from a server's choice to the end of its answer.
+
+use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
+
+use reqwest::{Response, StatusCode, header::CONTENT_TYPE};
+use serde::Deserialize;
+use tokio::{sync::mpsc, time::timeout};
+use zeroize::Zeroizing;
+
+use super::{
+    Job, Shared,
+    body::{self, Body},
+    events::{self, Event, Events, Fault, Piece},
+    pool::Lease,
+};
+use crate::{
+    Embedding, EmbeddingRequest, Failure, FinishReason, Output, Overflow, Request, Text, ToolCall, Usage,
+};
+
+/// Most bytes of a refusal, of an answer to embeddings, and of the calls of an answer.
+const MAX_BODY: usize = 64 << 20;
+const MAX_FAULT: usize = 64 << 10;
+const MAX_CALLS: usize = 4 << 20;
+/// Bytes of text to a token, where the server does not count.
+const BYTES_A_TOKEN: usize = 4;
+
+/// Works on a job until it is done or nobody waits for it any more.
+pub(super) async fn run(shared: &Shared, job: Job) {
+    match job {
+        Job::Answer(request, reader) => {
+            tokio::select! {
+                biased;
+                () = reader.closed() => {}
+                () = answer(shared, &request, &reader) => {}
+            }
+        }
+        Job::Embed(request, mut reader) => {
+            let done = tokio::select! {
+                biased;
+                () = reader.closed() => return,
+                done = embed(shared, &request) => done,
+            };
+            let _ = reader.send(done);
+        }
+    }
+}
+
+/// Why an attempt at one server came to nothing.
+enum Missed {
+    /// Another server may do better.
+    Elsewhere(Failure),
+    /// The prompt does not fit.
+    TooLong { prompt: Option<u32>, context: Option<u32> },
+    /// Every server would say the same, or the answer has begun.
+    Final(Failure),
+    /// The reader is gone, or does not read.
+    Gone,
+}
+
+async fn answer(shared: &Shared, request: &Request, reader: &mpsc::Sender<Output>) {
+    let mut tried = Vec::new();
+    let mut last = Failure::Engine;
+    let mut dropped = 0;
+    while let Some((number, server)) = shared.pool.choose(&tried) {
+        tried.push(number);
+        let Some(body) = Body::of(request, dropped) else {
+            last = Failure::Invalid("tools or response_format");
+            break;
+        };
+        let mut answer = Answer::new(shared, request, dropped, reader);
+        match answer.attempt(&server, body).await {
+            Ok(()) | Err(Missed::Gone) => return,
+            Err(Missed::Final(failure)) => {
+                last = failure;
+                break;
+            }
+            Err(Missed::Elsewhere(failure)) => last = failure,
+            Err(Missed::TooLong { prompt, context }) => {
+                let prompt_tokens = prompt.unwrap_or_else(|| estimate(request));
+                let context_window = context.unwrap_or(shared.config.context_window);
+                last = Failure::PromptTooLong { prompt_tokens, context_window };
+                let left = body::droppable(request).saturating_sub(dropped);
+                if request.overflow == Overflow::Refuse || left == 0 {
+                    break;
+                }
+                dropped = dropped.saturating_add(share(left, prompt_tokens, context_window));
+                tried.clear();
+            }
+        }
+    }
+    let _ = send(reader, Output::Failed(last), shared.config.stalled_reader).await;
+}
+
+/// How many of `left` messages to leave out next: as the prompt's excess is to the prompt, and one at least.
+fn share(left: usize, prompt_tokens: u32, context_window: u32) -> usize {
+    let number = |tokens: u32| usize::try_from(tokens).unwrap_or(usize::MAX);
+    let excess = number(prompt_tokens.saturating_sub(context_window));
+    let part = left.saturating_mul(excess).checked_div(number(prompt_tokens)).unwrap_or(0);
+    part.clamp(1, left)
+}
+
+fn estimate(request: &Request) -> u32 {
+    let bytes = body::length(request).div_ceil(BYTES_A_TOKEN);
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+async fn send(reader: &mpsc::Sender<Output>, output: Output, patience: Duration) -> Result<(), Missed> {
+    match timeout(patience, reader.send(output)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(Missed::Gone),
+    }
+}
+
+/// An answer as it comes from a server.
+struct Answer<'a> {
+    shared: &'a Shared,
+    request: &'a Request,
+    reader: &'a mpsc::Sender<Output>,
+    dropped: usize,
+    began: bool,
+    calls: BTreeMap<usize, ToolCall>,
+    calls_len: usize,
+    pieces: u32,
+    usage: Option<Usage>,
+    finish: Option<FinishReason>,
+}
+
+impl<'a> Answer<'a> {
+    fn new(
+        shared: &'a Shared,
+        request: &'a Request,
+        dropped: usize,
+        reader: &'a mpsc::Sender<Output>,
+    ) -> Self {
+        Self {
+            shared,
+            request,
+            reader,
+            dropped,
+            began: false,
+            calls: BTreeMap::new(),
+            calls_len: 0,
+            pieces: 0,
+            usage: None,
+            finish: None,
+        }
+    }
+
+    async fn attempt(&mut self, server: &Lease<'_>, body: Body) -> Result<(), Missed> {
+        let mut response = ask(self.shared, server, body).await?;
+        let mut events = Events::default();
+        loop {
+            while let Some(event) = events.next().map_err(|_| self.broken(server))? {
+                match event {
+                    Event::Piece(piece) => self.hear(*piece).await?,
+                    Event::Done => return self.end().await,
+                }
+            }
+            match timeout(self.shared.config.silence, response.chunk()).await {
+                Ok(Ok(Some(bytes))) => events.push(&bytes),
+                // Some servers close where others say that they are done.
+                Ok(Ok(None)) if self.finish.is_some() => return self.end().await,
+                Ok(Ok(None) | Err(_)) | Err(_) => return Err(self.broken(server)),
+            }
+        }
+    }
+
+    /// The stream ended before the answer did: another server may try, unless words went out.
+    fn broken(&self, server: &Lease<'_>) -> Missed {
+        server.failed();
+        self.missed(Failure::Engine)
+    }
+
+    fn missed(&self, failure: Failure) -> Missed {
+        if self.began { Missed::Final(failure) } else { Missed::Elsewhere(failure) }
+    }
+
+    async fn hear(&mut self, piece: Piece) -> Result<(), Missed> {
+        if let Some(fault) = piece.error {
+            return Err(match fault.too_long().filter(|_| !self.began) {
+                Some((prompt, context)) => Missed::TooLong { prompt, context },
+                None => self.missed(Failure::Engine),
+            });
+        }
+        if let Some(usage) = piece.usage {
+            self.usage = Some(usage.read());
+        }
+        let Some(mut choice) = piece.choices.into_iter().next() else { return Ok(()) };
+        let logprobs = choice.logprobs();
+        if let Some(words) = choice.delta.reasoning_content.take().filter(|words| !words.is_empty()) {
+            let tokens = self.count();
+            self.say(Output::Reasoning { text: Text::from(words), tokens }).await?;
+        }
+        let words = choice.delta.content.take().or(choice.text).filter(|words| !words.is_empty());
+        if let Some(words) = words {
+            let tokens = self.count();
+            self.say(Output::Text { text: Text::from(words), tokens, logprobs }).await?;
+        }
+        for part in choice.delta.tool_calls.unwrap_or_default() {
+            self.pieces = self.pieces.saturating_add(1);
+            self.add_to_call(part)?;
+        }
+        if let Some(word) = choice.finish_reason {
+            self.finish = Some(events::finish_reason(&word));
+        }
+        Ok(())
+    }
+
+    /// A piece stands for a token, until the server says better.
+    fn count(&mut self) -> u32 {
+        self.pieces = self.pieces.saturating_add(1);
+        self.shared.decoded.fetch_add(1, Ordering::Relaxed);
+        1
+    }
+
+    fn add_to_call(&mut self, part: events::CallPart) -> Result<(), Missed> {
+        let next = self.calls.len();
+        let index = part.index.unwrap_or(next);
+        let function = part.function;
+        let (name, arguments) = function.map(|it| (it.name, it.arguments)).unwrap_or_default();
+        let arguments = Zeroizing::new(arguments.unwrap_or_default());
+        self.calls_len = self.calls_len.saturating_add(arguments.len()).saturating_add(64);
+        if self.calls_len > MAX_CALLS {
+            return Err(self.missed(Failure::Engine));
+        }
+        let call = self.calls.entry(index).or_insert_with(|| ToolCall {
+            id: String::new(),
+            name: String::new(),
+            arguments: Text::from(""),
+        });
+        if let Some(id) = part.id.filter(|_| call.id.is_empty()) {
+            call.id = id;
+        }
+        if let Some(name) = name.filter(|_| call.name.is_empty()) {
+            call.name = name;
+        }
+        let mut whole = String::with_capacity(call.arguments.as_str().len().saturating_add(arguments.len()));
+        whole.push_str(call.arguments.as_str());
+        whole.push_str(&arguments);
+        call.arguments = Text::from(whole);
+        Ok(())
+    }
+
+    async fn say(&mut self, output: Output) -> Result<(), Missed> {
+        if !std::mem::replace(&mut self.began, true) {
+            let started = Output::Started {
+                prompt_tokens: self.usage.map_or_else(|| estimate(self.request), |usage| usage.prompt_tokens),
+                cached_tokens: self.usage.map_or(0, |usage| usage.cached_tokens),
+                dropped_messages: self.dropped,
+                estimated: self.usage.is_none(),
+            };
+            send(self.reader, started, self.shared.config.stalled_reader).await?;
+        }
+        send(self.reader, output, self.shared.config.stalled_reader).await
+    }
+
+    /// The answer is whole.
+    async fn end(&mut self) -> Result<(), Missed> {
+        let calls: Vec<ToolCall> = std::mem::take(&mut self.calls).into_values().collect();
+        let called = !calls.is_empty();
+        if called {
+            self.say(Output::ToolCalls { calls, tokens: 0 }).await?;
+        }
+        let Some(mut reason) = self.finish else { return Err(self.missed(Failure::Engine)) };
+        if called && reason == FinishReason::Stop {
+            reason = FinishReason::ToolCalls;
+        }
+        let usage = self.usage.unwrap_or_else(|| Usage {
+            prompt_tokens: estimate(self.request),
+            cached_tokens: 0,
+            completion_tokens: self.pieces,
+            estimated: true,
+        });
+        let Shared { prefilled, reused, .. } = self.shared;
+        prefilled
+            .fetch_add(u64::from(usage.prompt_tokens.saturating_sub(usage.cached_tokens)), Ordering::Relaxed);
+        reused.fetch_add(u64::from(usage.cached_tokens), Ordering::Relaxed);
+        self.say(Output::Finished { reason, usage }).await
+    }
+}
+
+/// Sends a request to a server; an answer that begins well is the result.
+async fn ask(shared: &Shared, server: &Lease<'_>, body: Body) -> Result<Response, Missed> {
+    let json = body.json;
+    let request = shared
+        .client
+        .post(server.path(body.path))
+        .header(CONTENT_TYPE, "application/json")
+        .body(bytes::Bytes::from_owner(json));
+    let Ok(Ok(response)) = timeout(shared.config.silence, request.send()).await else {
+        server.failed();
+        return Err(Missed::Elsewhere(Failure::Engine));
+    };
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let fault = Fault::read(&read(response, MAX_FAULT, shared.config.silence).await.unwrap_or_default());
+    tracing::debug!(status = status.as_u16(), "the server refuses a request");
+    Err(refusal(status, &fault, server))
+}
+
+/// What a refusal means.
+fn refusal(status: StatusCode, fault: &Fault, server: &Lease<'_>) -> Missed {
+    if let Some((prompt, context)) = fault.too_long() {
+        return Missed::TooLong { prompt, context };
+    }
+    match status {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Missed::Elsewhere(Failure::Busy),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            tracing::error!(status = status.as_u16(), "the server does not accept the API key");
+            Missed::Elsewhere(Failure::Engine)
+        }
+        StatusCode::NOT_FOUND => Missed::Elsewhere(Failure::Unsupported("model")),
+        StatusCode::NOT_IMPLEMENTED => Missed::Elsewhere(Failure::Unsupported("the operation")),
+        _ if status.is_client_error() => {
+            Missed::Final(Failure::Invalid(fault.field().unwrap_or("a field that the server refuses")))
+        }
+        _ => {
+            server.failed();
+            Missed::Elsewhere(Failure::Engine)
+        }
+    }
+}
+
+/// A whole body, if it is not too large.
+async fn read(mut response: Response, limit: usize, silence: Duration) -> Option<Zeroizing<Vec<u8>>> {
+    let mut body = Zeroizing::new(Vec::new());
+    while let Some(bytes) = timeout(silence, response.chunk()).await.ok()?.ok()? {
+        body.extend_from_slice(&bytes);
+        if body.len() > limit {
+            return None;
+        }
+    }
+    Some(body)
+}
+
+async fn embed(shared: &Shared, request: &EmbeddingRequest) -> Result<Vec<Embedding>, Failure> {
+    let mut tried = Vec::new();
+    let mut last = Failure::Engine;
+    while let Some((number, server)) = shared.pool.choose(&tried) {
+        tried.push(number);
+        let body = Body::of_texts(request).ok_or(Failure::Invalid("prompt"))?;
+        match ask(shared, &server, body).await {
+            Ok(response) => {
+                let body = read(response, MAX_BODY, shared.config.silence).await;
+                match body.and_then(|body| embeddings(&body, request)) {
+                    Some(embeddings) => return Ok(embeddings),
+                    None => server.failed(),
+                }
+            }
+            Err(Missed::Elsewhere(failure)) => last = failure,
+            Err(Missed::Final(failure)) => return Err(failure),
+            Err(Missed::TooLong { prompt, context }) => {
+                return Err(Failure::PromptTooLong {
+                    prompt_tokens: prompt.unwrap_or(0),
+                    context_window: context.unwrap_or(shared.config.context_window),
+                });
+            }
+            Err(Missed::Gone) => break,
+        }
+    }
+    Err(last)
+}
+
+/// Reads a list of embeddings: one for each text, in the order of the texts.
+fn embeddings(body: &[u8], request: &EmbeddingRequest) -> Option<Vec<Embedding>> {
+    #[derive(Deserialize)]
+    struct List {
+        data: Vec<One>,
+        usage: Option<Count>,
+    }
+    #[derive(Deserialize)]
+    struct One {
+        index: usize,
+        embedding: Vec<f32>,
+    }
+    #[derive(Deserialize)]
+    struct Count {
+        prompt_tokens: Option<u32>,
+    }
+    let mut list: List = serde_json::from_slice(body).ok()?;
+    list.data.sort_by_key(|one| one.index);
+    if list.data.len() != request.inputs.len() || list.data.iter().any(|one| one.embedding.is_empty()) {
+        return None;
+    }
+    // The server counts all texts together: the first carries the count.
+    let mut tokens = list.usage.and_then(|usage| usage.prompt_tokens).unwrap_or(0);
+    let read = |one: One| Embedding { values: one.embedding, tokens: std::mem::take(&mut tokens) };
+    Some(list.data.into_iter().map(read).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_excess_decides_how_much_is_left_out() {
+        assert_eq!(share(10, 2000, 1000), 5);
+        assert_eq!(share(10, 1001, 1000), 1);
+        assert_eq!(share(3, 1000, 1000), 1);
+        assert_eq!(share(2, 9000, 10), 1);
+    }
+}
