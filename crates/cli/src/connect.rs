@@ -12,6 +12,7 @@ use crate::{
 
 /// All that there is to know before anything is sent.
 pub(crate) struct Prepared {
+    node: identity::Pinned,
     config: Config,
     client_key: PrivateKey,
 }
@@ -19,17 +20,20 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// Finds the node's key, which may mean asking a person, and the client's.
     pub(crate) async fn from(connection: &Connection) -> Result<Self, Failure> {
-        let node_key = identity::node_key(connection).await?;
+        let node = identity::node_key(connection).await?;
         let client_key = keys::client_key(connection.key_file.as_deref())?;
-        let mut config = Config::new(connection.node.as_str(), node_key);
+        let mut config = Config::new(connection.node.as_str(), node.key);
         config.capture = connection.capture.as_deref().map(capture::to_file).transpose()?;
-        Ok(Self { config, client_key })
+        Ok(Self { node, config, client_key })
     }
 
     /// Opens the session; `None` where Ctrl-C was pressed before it was open.
     pub(crate) async fn open(self) -> Result<Option<Client>, Failure> {
         tokio::select! {
-            client = Client::connect(self.config, self.client_key) => Ok(Some(client?)),
+            client = Client::connect(self.config, self.client_key) => match client {
+                Ok(client) => Ok(Some(client)),
+                Err(error) => Err(self.node.explain(error).await),
+            },
             _ = tokio::signal::ctrl_c() => Ok(None),
         }
     }

@@ -27,29 +27,63 @@ const CONTEXT: &str = "fabstir-node/1";
 const MAX_PROOF: usize = 4096;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The key that a node must have, and where that is written.
+pub(crate) struct Pinned {
+    pub(crate) key: PublicKey,
+    url: Url,
+    place: Place,
+    /// The line of known_nodes, where the key is from there.
+    line: Option<(usize, PathBuf)>,
+}
+
 /// The key that the node must have.
-pub(crate) async fn node_key(connection: &Connection) -> Result<PublicKey, Failure> {
+pub(crate) async fn node_key(connection: &Connection) -> Result<Pinned, Failure> {
     let place = Place::of(&connection.node)?;
+    let url = connection.node.clone();
     let file = connection.known_nodes.clone().map_or_else(|| keys::config_file("known_nodes"), Ok)?;
     let known = KnownNodes::read(&file)?;
-    match (connection.node_key, known.find(&place)?) {
+    let (key, line) = match (connection.node_key, known.find(&place)?) {
         (Some(given), Some((known, line))) if given != known => {
-            Err(changed(&place, &given, &known, line, &file))
+            return Err(changed(&place, ("given", &given), &known, line, &file));
         }
-        (Some(given), _) => Ok(given),
-        (None, Some((known, _))) => Ok(known),
-        (None, None) => introduce(&connection.node, &place, &file).await,
+        (Some(given), _) => (given, None),
+        (None, Some((known, line))) => (known, Some((line, file))),
+        (None, None) => (introduce(&connection.node, &place, &file).await?, None),
+    };
+    Ok(Pinned { key, url, place, line })
+}
+
+impl Pinned {
+    /// Why no session was opened. A node that cannot open what was sealed for a key that is known from before may
+    /// have another one now: it is asked, and if so that is said as loudly as can be.
+    pub(crate) async fn explain(&self, error: fabstir_client::Error) -> Failure {
+        let did_not_open =
+            matches!(&error, fabstir_client::Error::Refused { code, .. } if code == "DECRYPTION_FAILED");
+        if did_not_open
+            && let Some((line, file)) = &self.line
+            && let Ok(proven) = prove(&self.url, &self.place).await
+            && proven != self.key
+        {
+            return changed(&self.place, ("proven", &proven), &self.key, *line, file);
+        }
+        error.into()
     }
 }
 
-fn changed(place: &Place, given: &PublicKey, known: &PublicKey, line: usize, file: &Path) -> Failure {
+fn changed(
+    place: &Place,
+    (source, other): (&str, &PublicKey),
+    known: &PublicKey,
+    line: usize,
+    file: &Path,
+) -> Failure {
     let file = file.display();
     let what = format!(
         "THE KEY OF {place} IS NOT THE ONE THAT IS KNOWN\n  \
-         given: {given} ({})\n  known: {known} ({})\n  \
+         {source}: {other} ({})\n  known: {known} ({})\n  \
          either the node has a new key, or someone stands in between: ask its operator; \
          if the new key is right, remove line {line} of {file}: sed -i {line}d {file}",
-        given.address().to_checksum(),
+        other.address().to_checksum(),
         known.address().to_checksum(),
     );
     Failure::new(Exit::Identity, what)

@@ -15,15 +15,18 @@ mod support;
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
     sync::mpsc::sync_channel,
+    thread,
     time::Duration,
 };
 
 use fabstir_protocol::{Code, identity::PrivateKey, v1::StreamEndReason};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use support::{Asked, Node, Peer, rng, tampered};
 use tempfile::TempDir;
 
@@ -152,6 +155,76 @@ fn a_node_whose_key_changed_is_refused_loudly() {
     let said = err(&output);
     assert!(said.contains(&known.to_string()) && said.contains(&node.public_key.to_string()), "{said}");
     assert!(said.contains("sed -i 2d"), "{said}");
+}
+
+/// A node that opens nothing that is sealed for another key, and proves its own to who asks.
+fn another_node(key: PrivateKey) -> std::net::SocketAddr {
+    let opens_nothing = echo();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for incoming in listener.incoming() {
+            let mut incoming = incoming.unwrap();
+            let mut first = [0; 4];
+            while incoming.peek(&mut first).unwrap() < first.len() {}
+            if &first == b"POST" {
+                prove(&mut incoming, &key);
+                continue;
+            }
+            let mut behind = TcpStream::connect(&opens_nothing.address).unwrap();
+            let (mut there, mut back) = (incoming.try_clone().unwrap(), behind.try_clone().unwrap());
+            thread::spawn(move || std::io::copy(&mut there, &mut behind));
+            thread::spawn(move || std::io::copy(&mut back, &mut incoming));
+        }
+    });
+    address
+}
+
+fn prove(socket: &mut TcpStream, key: &PrivateKey) {
+    let mut reader = BufReader::new(socket.try_clone().unwrap());
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+        if line == "\r\n" {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    let asked: Value = serde_json::from_slice(&body).unwrap();
+    let challenge = const_hex::decode(asked["challenge"].as_str().unwrap()).unwrap();
+    let digest = Sha256::new()
+        .chain_update(b"fabstir node challenge|")
+        .chain_update(key.address().as_bytes())
+        .chain_update(challenge)
+        .finalize();
+    let [rs @ .., recid] = key.sign(&digest.into()).unwrap().to_bytes();
+    let (public_key, address) = (key.public_key().to_string(), key.address().to_string());
+    let proof = json!({"signature": const_hex::encode(rs), "recid": recid, "public_key": public_key, "address": address});
+    let proof = proof.to_string();
+    write!(socket, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{proof}", proof.len()).unwrap();
+}
+
+#[test]
+fn a_known_node_that_has_another_key_now_is_refused_loudly() {
+    let (user, new) = (User::new(), PrivateKey::random(&mut rng()));
+    let (known, proven) = (PrivateKey::random(&mut rng()).public_key(), new.public_key());
+    let address = another_node(new);
+    let file = user.file("known");
+    fs::write(&file, format!("{address} {known}\n")).unwrap();
+    let url = format!("ws://{address}/v1/ws");
+    let output = user.run(&["ask", "--node", &url, "--known-nodes", file.to_str().unwrap(), "x"]);
+    assert_exit(&output, 4);
+    let said = err(&output);
+    assert!(
+        said.contains(&format!("proven: {proven}")) && said.contains(&format!("known: {known}")),
+        "{said}"
+    );
+    assert!(said.contains("NOT THE ONE THAT IS KNOWN"), "{said}");
 }
 
 #[test]

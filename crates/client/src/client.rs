@@ -1,6 +1,10 @@
 //! One session with one node.
 
-use std::{collections::HashSet, fmt, time::Duration};
+use std::{
+    collections::HashSet,
+    fmt,
+    time::{Duration, Instant},
+};
 
 use fabstir_protocol::{
     id::{Nonce, SessionId},
@@ -220,9 +224,12 @@ impl Client {
 
     /// The next frame; `None` when the connection has ended.
     async fn receive(&mut self) -> Result<Option<Reply>, Error> {
+        // Pings keep the connection, and say nothing of the answer.
+        let silent = Error::Silent(self.silence);
+        let deadline = Instant::now().checked_add(self.silence);
         loop {
-            let next =
-                timeout(self.silence, self.socket.next()).await.map_err(|_| Error::Silent(self.silence))?;
+            let left = deadline.map_or(self.silence, |at| at.saturating_duration_since(Instant::now()));
+            let Ok(next) = timeout(left, self.socket.next()).await else { return Err(silent) };
             match next {
                 Some(Ok(Message::Text(text))) => {
                     self.saw(Direction::Received, text.as_str());

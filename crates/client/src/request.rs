@@ -1,10 +1,12 @@
 //! What is asked.
 
+use std::fmt;
+
 use serde::Serialize;
 use zeroize::Zeroizing;
 
 /// A request. What is not set is the node's choice.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Default, Serialize)]
 #[serde(default)]
 pub struct Request {
     /// The next turn of the conversation that the node keeps with this session.
@@ -34,12 +36,31 @@ pub struct Request {
 }
 
 /// One message of a conversation.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Serialize)]
 pub struct Turn {
     /// `system`, `user` or `assistant`.
     pub role: &'static str,
     /// What is said.
     pub content: String,
+}
+
+/// `{:?}` shows how much was said, and not what.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("prompt_bytes", &self.prompt.as_ref().map(String::len))
+            .field("messages", &self.messages)
+            .field("model", &self.model)
+            .field("max_tokens", &self.max_tokens)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `{:?}` shows who spoke and how much was said, and not what.
+impl fmt::Debug for Turn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Turn").field("role", &self.role).field("content_bytes", &self.content.len()).finish()
+    }
 }
 
 impl Request {
@@ -56,5 +77,18 @@ impl Request {
     pub(crate) fn to_json(&self) -> Zeroizing<String> {
         // Strings and numbers: serde_json has nothing to refuse here.
         Zeroizing::new(serde_json::to_string(self).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_does_not_print() {
+        let mut request = Request::messages(vec![Turn { role: "user", content: "secret".into() }]);
+        request.prompt = Some("secret".into());
+        let shown = format!("{request:?}");
+        assert!(!shown.contains("secret") && shown.contains("content_bytes: 6"), "{shown}");
     }
 }

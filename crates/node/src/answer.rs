@@ -15,7 +15,6 @@ use tokio::{
     time::{Instant, Interval, MissedTickBehavior, interval_at},
 };
 use tokio_util::sync::CancellationToken;
-use zeroize::Zeroizing;
 
 use crate::{crypto::Running, metrics, node, pieces};
 
@@ -44,6 +43,8 @@ pub enum CloseReason {
     GoingAway,
     /// Nothing was heard for too long.
     Silent,
+    /// What was sent was not read in time.
+    SlowConsumer,
 }
 
 /// How the pieces of an answer go out.
@@ -107,7 +108,7 @@ struct Answer {
     objects: bool,
     /// Calls told so far.
     calls: usize,
-    words: Zeroizing<String>,
+    words: Vec<Words>,
     usage: Usage,
     dropped: usize,
 }
@@ -133,14 +134,22 @@ impl Job {
             began: false,
             objects: request.asks_for_objects(),
             calls: 0,
-            words: Zeroizing::new(String::new()),
+            words: Vec::new(),
             usage,
             dropped: 0,
         };
-        let (work, asked) = prepare(&node, &running, request, client);
-        let ended = answer.produce(&node, before, work).await;
-        if let (Some(asked), false) = (asked, answer.words.is_empty()) {
-            let answered = Words::from(std::mem::take(&mut *answer.words));
+        let turn = answer.wait_for_turn(before).await;
+        let (ended, asked) = match turn {
+            Err(stopped) => (Err(stopped), None),
+            Ok(()) => {
+                // Only now: what the answers before this one said belongs to what is asked.
+                let (work, asked) = prepare(&node, &running, request, client);
+                (answer.produce(&node, work).await, asked)
+            }
+        };
+        if let Some(asked) = asked
+            && let Some(answered) = answer.take_words()
+        {
             running.live().conversation().add(asked, answered, answer.dropped);
         }
         answer.finish(ended).await;
@@ -148,18 +157,26 @@ impl Job {
 }
 
 impl Answer {
-    async fn produce(
-        &mut self,
-        node: &node::Node,
-        before: Option<oneshot::Receiver<()>>,
-        work: Work,
-    ) -> Result<FinishReason, Stopped> {
-        if let Some(before) = before {
-            self.wait(before).await?;
+    /// Waits for the answer before this one, and lets the client know that it is not forgotten. That one ends
+    /// first even where both are cancelled: what a client reads is one answer after the other.
+    async fn wait_for_turn(&mut self, before: Option<oneshot::Receiver<()>>) -> Result<(), Stopped> {
+        if let Some(mut before) = before {
+            loop {
+                tokio::select! {
+                    biased;
+                    () = self.out.closed() => return Err(Stopped::Gone),
+                    _ = &mut before => break,
+                    _ = self.ticks.tick(), if !self.cancel.is_cancelled() => match self.chunk("", 0).await {
+                        Ok(()) | Err(Stopped::Cancelled) => {}
+                        Err(stopped) => return Err(stopped),
+                    },
+                }
+            }
         }
-        if self.cancel.is_cancelled() {
-            return Err(Stopped::Cancelled);
-        }
+        if self.cancel.is_cancelled() { Err(Stopped::Cancelled) } else { Ok(()) }
+    }
+
+    async fn produce(&mut self, node: &node::Node, work: Work) -> Result<FinishReason, Stopped> {
         let refused = |refused: Refused| Stopped::Failed(refused.into());
         match work {
             Work::Answer(request) => {
@@ -171,6 +188,18 @@ impl Answer {
                 self.embed(embeddings, encoding).await
             }
         }
+    }
+
+    /// Everything that was said so far, once; `None` where nothing was.
+    fn take_words(&mut self) -> Option<Words> {
+        let pieces = std::mem::take(&mut self.words);
+        let length = pieces.iter().map(|piece| piece.as_str().len()).sum();
+        // Never grown, so that no copy of a part of it stays behind.
+        let mut whole = String::with_capacity(length);
+        for piece in &pieces {
+            whole.push_str(piece.as_str());
+        }
+        (!whole.is_empty()).then(|| Words::from(whole))
     }
 
     /// Each embedding is a piece of the answer.
@@ -194,19 +223,6 @@ impl Answer {
             self.chunk(&choice::embedding(index, &one.values, encoding), 0).await?;
         }
         Ok(FinishReason::Stop)
-    }
-
-    /// Waits for the answer before this one, and lets the client know that it is not forgotten.
-    async fn wait(&mut self, mut before: oneshot::Receiver<()>) -> Result<(), Stopped> {
-        loop {
-            tokio::select! {
-                biased;
-                () = self.cancel.cancelled() => return Err(Stopped::Cancelled),
-                () = self.out.closed() => return Err(Stopped::Gone),
-                _ = &mut before => return Ok(()),
-                _ = self.ticks.tick() => self.chunk("", 0).await?,
-            }
-        }
     }
 
     async fn stream(&mut self, mut generation: Generation) -> Result<FinishReason, Stopped> {
@@ -251,7 +267,7 @@ impl Answer {
     async fn tell(&mut self, output: Output) -> Result<(), Stopped> {
         let (piece, tokens) = match &output {
             Output::Text { text, tokens, .. } => {
-                self.words.push_str(text.as_str());
+                self.words.push(Words::from(text.as_str()));
                 if !self.objects {
                     return self.count_and_chunk(text.as_str(), *tokens).await;
                 }

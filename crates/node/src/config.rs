@@ -9,7 +9,7 @@ use std::{
 };
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, ValueEnum};
-use fabstir_protocol::ethereum::Address;
+use fabstir_protocol::{ethereum::Address, v1::InitMemoryLimits};
 use zeroize::Zeroizing;
 
 use crate::crypto::{InvalidNodeKey, NodeKey, StoreLimits, TestKeys};
@@ -24,6 +24,9 @@ pub use env_file::EnvFile;
 
 /// The one setting that is no flag, because flags show in the process list.
 pub const HOST_PRIVATE_KEY: &str = "HOST_PRIVATE_KEY";
+
+/// Settings that keep people out. Empty, say from a failed command substitution, they stop the start.
+const RESTRICTING: &[&str] = &["ALLOWED_CLIENTS", "REQUIRE_ENCRYPTION", "REQUIRE_INIT_TIMESTAMP"];
 
 const AFTER_HELP: &str = "\
 Every flag is also an environment variable: --listen-addr is LISTEN_ADDR. A flag wins over the environment, \
@@ -80,6 +83,9 @@ pub struct Args {
     /// Messages of one session that may wait for its running answer
     #[arg(long, default_value = "8")]
     max_queued_messages: NonZeroUsize,
+    /// Memory, in MiB, for the requests of all sessions that wait or are being answered
+    #[arg(long, value_name = "MIB", default_value = "64")]
+    max_queued_mib: NonZeroU32,
     /// Sockets that may be open
     #[arg(long, default_value = "1024")]
     max_connections: NonZeroUsize,
@@ -164,6 +170,7 @@ pub struct Config {
     /// `None` admits everybody.
     pub allowed_clients: Option<HashSet<Address>>,
     pub max_queued_messages: usize,
+    pub max_queued_kibibytes: usize,
     pub max_connections: usize,
     pub inits_per_minute: NonZeroU32,
     pub challenges_per_minute: NonZeroU32,
@@ -196,6 +203,11 @@ pub enum ConfigError {
         "SESSION_MAX_SECONDS is less than SESSION_KEY_TTL_SECONDS: an idle session would outlive the longest one"
     )]
     MaxBelowTtl,
+    #[error(
+        "INITS_PER_MINUTE is more than the memory of inits holds for one network during SESSION_KEY_TTL_SECONDS: \
+         lower one of them, to {most} inits a minute at most"
+    )]
+    InitsAboveMemory { most: u64 },
     #[error("MAX_TOKENS_PER_REQUEST is more than CONTEXT_TOKENS, which holds prompt and answer together")]
     MaxTokensAboveContext,
     #[error("KV_TYPE q8_0 and q4_0 need flash attention: leave FLASH_ATTENTION at auto or on")]
@@ -227,7 +239,10 @@ impl Args {
         command.build();
         let from_env = command.get_arguments().filter_map(|arg| {
             let flag = arg.get_long().filter(|flag| !matches!(*flag, "help" | "version"))?;
-            let value = env(&flag.to_uppercase().replace('-', "_")).filter(|value| !value.is_empty())?;
+            let name = flag.to_uppercase().replace('-', "_");
+            // An empty setting is none, but for those that keep people out: there it is a mistake.
+            let value =
+                env(&name).filter(|value| !value.is_empty() || RESTRICTING.contains(&name.as_str()))?;
             Some(OsString::from(format!("--{flag}={value}")))
         });
         let all: Vec<_> = [program].into_iter().chain(from_env).chain(argv).collect();
@@ -272,6 +287,7 @@ impl Args {
             allowed_origins: origins(self.allowed_origins)?,
             allowed_clients,
             max_queued_messages: self.max_queued_messages.get(),
+            max_queued_kibibytes: kibibytes(self.max_queued_mib),
             max_connections: self.max_connections.get(),
             inits_per_minute: self.inits_per_minute,
             challenges_per_minute: self.challenges_per_minute,
@@ -305,8 +321,20 @@ impl Args {
         if self.session_max_seconds < self.session_key_ttl_seconds {
             return Err(ConfigError::MaxBelowTtl);
         }
+        // An init is remembered for the TTL at least, and for ten minutes.
+        let minutes = self.session_key_ttl_seconds.get().div_ceil(60).max(10);
+        let remembered = u64::try_from(InitMemoryLimits::standard(0).per_network).unwrap_or(u64::MAX);
+        let most = remembered.checked_div(minutes).unwrap_or(0).max(1);
+        if u64::from(self.inits_per_minute.get()) > most {
+            return Err(ConfigError::InitsAboveMemory { most });
+        }
         Ok(())
     }
+}
+
+fn kibibytes(mebibytes: NonZeroU32) -> usize {
+    let most = tokio::sync::Semaphore::MAX_PERMITS;
+    usize::try_from(mebibytes.get()).unwrap_or(most).saturating_mul(1024).min(most)
 }
 
 /// Refuses two settings that contradict each other, each with whether it is set.

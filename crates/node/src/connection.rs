@@ -1,6 +1,6 @@
 //! One socket from its first frame to its last. It owns the sessions that it opened; when it ends, they end.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc, time::SystemTime};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use fabstir_protocol::{
     Code, Error,
@@ -9,12 +9,12 @@ use fabstir_protocol::{
     request::PromptRequest,
     seal::Words,
     v1::{
-        ClientFrame, Echo, Inbound, InitContext, Network, NodeFrame, Owner, PlainRequest, RawInit, RawSealed,
-        Refusal,
+        ClientFrame, Echo, Established, Inbound, InitContext, Network, NodeFrame, Owner, PlainRequest,
+        RawInit, RawSealed, Refusal,
     },
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -32,6 +32,7 @@ pub(crate) use socket::serve;
 
 /// Frames in a row that may fail to open before the connection is closed.
 const MAX_FAILURES: u32 = 16;
+const PLAINTEXT_WARNING: &str = "plaintext sessions are deprecated: anybody on the way can read them";
 /// Frames that wait for a slow socket. Small, so that back-pressure reaches the engine soon.
 const OUTGOING: usize = 32;
 
@@ -55,7 +56,14 @@ pub struct Connection {
 struct Lane {
     cancel: CancellationToken,
     last: Option<oneshot::Receiver<()>>,
-    places: Arc<tokio::sync::Semaphore>,
+    places: Arc<Semaphore>,
+}
+
+/// A message's place among those that wait or are being answered, given up on drop.
+#[derive(Debug)]
+struct Place {
+    _of_session: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
 }
 
 /// A refusal as it is told.
@@ -114,7 +122,7 @@ impl Connection {
         tracing::trace!(peer = %self.peer, bytes = text.len(), "frame received");
         match Inbound::decode(text) {
             Ok(Inbound { echo, frame }) => {
-                let result = self.dispatch(&echo, frame).await;
+                let result = self.dispatch(&echo, frame, text.len()).await;
                 if let Err(told) = result {
                     self.refuse(&echo, told).await;
                 }
@@ -132,7 +140,7 @@ impl Connection {
         self.refuse(&Echo::default(), Code::MalformedFrame.into()).await;
     }
 
-    async fn dispatch(&mut self, echo: &Echo, frame: ClientFrame<'_>) -> Result<(), Told> {
+    async fn dispatch(&mut self, echo: &Echo, frame: ClientFrame<'_>, bytes: usize) -> Result<(), Told> {
         match frame {
             ClientFrame::Ping => {
                 self.send(&NodeFrame::Pong).await;
@@ -149,96 +157,142 @@ impl Connection {
                 Ok(())
             }
             ClientFrame::Message(id, raw) => {
-                let opened = self.open_message(&id, raw, echo);
+                let opened = self.open_message(&id, raw, echo, bytes);
                 metrics::message(opened.as_ref().err().map(|told| told.code));
                 opened
             }
-            ClientFrame::PlainInit(id, context) => self.open_plaintext(id, context, echo).await,
-            ClientFrame::PlainPrompt(id, request) => self.plain_prompt(&id, &request, echo),
+            ClientFrame::PlainInit(id, context) => {
+                let ack = self.open_plaintext(id, context)?;
+                self.acknowledge(ack, echo).await;
+                Ok(())
+            }
+            ClientFrame::PlainPrompt(id, request) => self.plain_prompt(&id, &request, echo, bytes),
         }
     }
 
-    fn open_session(&mut self, id: SessionId, raw: RawInit<'_>) -> Result<Opened, Told> {
+    /// Whoever sent an init, if they may open a session.
+    fn authenticate(&mut self, id: SessionId, raw: RawInit<'_>) -> Result<Established, Told> {
         let key = self.node.key.as_ref().ok_or(Code::EncryptionNotSupported)?;
         self.refuse_while_draining()?;
-        let network = Network::from(self.peer);
-        self.node.inits.check(network).map_err(|wait| Told {
+        self.node.inits.check(Network::from(self.peer)).map_err(|wait| Told {
             code: Code::RateLimited,
             retry_after_ms: Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1)),
             field: None,
         })?;
         let established = self.counted(crypto::open_init(key.private(), id, raw, self.peer))?;
-        let not_before = self.node.config.require_init_timestamp.then(|| self.node.clock.unix_at_start());
-        established.check_time(unix_now(), not_before).map_err(|error| Told::from(&Error::from(error)))?;
-        let owner = established.owner;
-        if let Some(allowed) = &self.node.config.allowed_clients
-            && !allowed.contains(&owner.address())
-        {
-            return Err(Code::ClientNotAllowed.into());
+        let clock = &self.node.clock;
+        let not_before = self.node.config.require_init_timestamp.then(|| clock.unix_at_start());
+        let in_time = established.check_time(clock.unix(Instant::now()), not_before);
+        in_time.map_err(|error| Told::from(&Error::from(error)))?;
+        match &self.node.config.allowed_clients {
+            Some(allowed) if !allowed.contains(&established.owner.address()) => {
+                Err(Code::ClientNotAllowed.into())
+            }
+            _ => Ok(established),
         }
-        let context = established.context.clone();
-        let live = self
-            .node
-            .sessions
-            .open(established, self.id, network, Instant::now())
-            .map_err(|refused| told_of(&refused))?;
-        Ok(Opened { live, context, warning: None })
     }
 
-    async fn open_plaintext(&mut self, id: SessionId, context: InitContext, echo: &Echo) -> Result<(), Told> {
-        self.admit_plaintext(&id)?;
-        self.refuse_while_draining()?;
-        let warning = "plaintext sessions are deprecated: anybody on the way can read them";
+    fn open_session(&mut self, id: SessionId, raw: RawInit<'_>) -> Result<Ack, Told> {
+        let established = self.authenticate(id, raw)?;
+        let ack = Ack::encrypted(&established);
+        let network = Network::from(self.peer);
+        let opened = self.node.sessions.open(established, self.id, network, Instant::now());
+        opened.map(|_| ack).map_err(|refused| told_of(&refused))
+    }
+
+    fn open_plaintext(&mut self, id: SessionId, context: InitContext) -> Result<Ack, Told> {
+        let ack = self.admit_plaintext_init(&id, context)?;
         let opened = self.node.sessions.open_plaintext(id, self.id, Instant::now());
-        let live = opened.map_err(|refused| told_of(&refused))?;
-        self.acknowledge(Opened { live, context, warning: Some(warning) }, echo).await;
-        Ok(())
+        opened.map(|_| ack).map_err(|refused| told_of(&refused))
     }
 
-    async fn acknowledge(&self, opened: Opened, echo: &Echo) {
-        let Opened { live, context, warning } = opened;
+    fn admit_plaintext_init(&self, id: &SessionId, context: InitContext) -> Result<Ack, Told> {
+        self.admit_plaintext(id)?;
+        self.refuse_while_draining()?;
+        Ok(Ack { id: id.clone(), owner: None, context })
+    }
+
+    /// Answers a session init as on a socket, and opens nothing: `POST /v1/ws`. The init counts as seen.
+    pub async fn probe(&mut self, text: &str) {
+        let (echo, outcome) = match Inbound::decode(text) {
+            Err(Refusal { echo, error }) => (echo, Err(Told::from(&Error::from(error)))),
+            Ok(Inbound { echo, frame: ClientFrame::SessionInit(id, raw) }) => {
+                let outcome = self.probe_session(id, raw);
+                metrics::session_init(outcome.as_ref().err().map(|told| told.code));
+                (echo, outcome)
+            }
+            Ok(Inbound { echo, frame: ClientFrame::PlainInit(id, context) }) => {
+                (echo, self.admit_plaintext_init(&id, context))
+            }
+            Ok(Inbound { echo, .. }) => (echo, Err(Code::UnknownMessageType.into())),
+        };
+        match outcome {
+            Ok(ack) => self.acknowledge(ack, &echo).await,
+            Err(told) => self.refuse(&echo, told).await,
+        }
+    }
+
+    fn probe_session(&mut self, id: SessionId, raw: RawInit<'_>) -> Result<Ack, Told> {
+        let established = self.authenticate(id, raw)?;
+        let network = Network::from(self.peer);
+        let seen = self.node.sessions.probe(&established, network, Instant::now());
+        seen.map(|()| Ack::encrypted(&established)).map_err(|refused| told_of(&refused))
+    }
+
+    async fn acknowledge(&self, ack: Ack, echo: &Echo) {
+        let Ack { id, owner, context } = ack;
         let chain_id = context.chain_id.or_else(|| self.node.config.chain_id.map(serde_json::Number::from));
         let frame = NodeFrame::SessionInitAck {
             status: "success",
-            session_id: live.id().as_str(),
+            session_id: id.as_str(),
             job_id: context.job_id,
             chain_id,
-            client_address: live.owner().map(|owner| owner.address().to_string()),
-            message: if live.is_plaintext() {
-                "plaintext session opened"
-            } else {
-                "encrypted session opened"
-            },
-            warning,
+            client_address: owner.map(|owner| owner.address().to_string()),
+            message: if owner.is_some() { "encrypted session opened" } else { "plaintext session opened" },
+            warning: owner.is_none().then_some(PLAINTEXT_WARNING),
             id: echo.id.as_deref(),
         };
         self.send(&frame).await;
     }
 
-    fn open_message(&mut self, id: &SessionId, raw: RawSealed<'_>, echo: &Echo) -> Result<(), Told> {
+    fn open_message(
+        &mut self,
+        id: &SessionId,
+        raw: RawSealed<'_>,
+        echo: &Echo,
+        bytes: usize,
+    ) -> Result<(), Told> {
         if self.node.key.is_none() {
             return Err(Code::EncryptionNotSupported.into());
         }
         let live = self.session(id).filter(|live| !live.is_plaintext()).ok_or(Code::SessionKeyNotFound)?;
         self.refuse_while_draining()?;
         // A place first, so that a message that cannot be queued spends neither index nor nonce.
-        let place = self.place(id)?;
+        // In hex a byte is two.
+        let place = self.place(id, bytes / 2)?;
         let opened = crypto::open_message(&live, raw, self.peer);
         let (plaintext, sealer) = self.counted(opened)?;
+        self.node.sessions.touch(&live, self.id, Instant::now());
         let request =
             PromptRequest::read(plaintext.as_bytes()).map_err(|error| Told::from(&Error::from(error)))?;
         self.start(live, request, Channel::Sealed(sealer), echo, place);
         Ok(())
     }
 
-    fn plain_prompt(&mut self, id: &SessionId, request: &PlainRequest<'_>, echo: &Echo) -> Result<(), Told> {
+    fn plain_prompt(
+        &mut self,
+        id: &SessionId,
+        request: &PlainRequest<'_>,
+        echo: &Echo,
+        bytes: usize,
+    ) -> Result<(), Told> {
         self.admit_plaintext(id)?;
         let live = self.session(id).ok_or(Code::SessionKeyNotFound)?;
         self.refuse_while_draining()?;
         if !std::mem::replace(&mut self.warned_of_plaintext, true) {
             tracing::warn!(peer = %self.peer, "this connection sends prompts in plaintext");
         }
-        let place = self.place(id)?;
+        let place = self.place(id, bytes)?;
         let request = match request {
             PlainRequest::Prompt(words) => PromptRequest::bare(Words::from(words.as_ref())),
             PlainRequest::Object(json) => {
@@ -276,17 +330,23 @@ impl Connection {
         opened.map_err(|error| Told::from(&error))
     }
 
-    /// A place in the queue of a session's answers: the running one and MAX_QUEUED_MESSAGES behind it.
-    fn place(&mut self, id: &SessionId) -> Result<tokio::sync::OwnedSemaphorePermit, Told> {
+    /// A place in the queue of a session's answers (the running one and MAX_QUEUED_MESSAGES behind it), and
+    /// room for the request among those of all sessions.
+    fn place(&mut self, id: &SessionId, bytes: usize) -> Result<Place, Told> {
         self.lanes.retain(|_, lane| lane.is_busy());
         let places = self.node.config.max_queued_messages.saturating_add(1);
         let gone = &self.gone;
         let lane = self.lanes.entry(id.clone()).or_insert_with(|| Lane {
             cancel: gone.child_token(),
             last: None,
-            places: Arc::new(tokio::sync::Semaphore::new(places)),
+            places: Arc::new(Semaphore::new(places)),
         });
-        Arc::clone(&lane.places).try_acquire_owned().map_err(|_| Code::NodeBusy.into())
+        let full = |_| Told::from(Code::NodeBusy);
+        let of_session = Arc::clone(&lane.places).try_acquire_owned().map_err(full)?;
+        let kibibytes = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let of_all =
+            Arc::clone(&self.node.queued_kibibytes).try_acquire_many_owned(kibibytes).map_err(full)?;
+        Ok(Place { _of_session: of_session, _of_all: of_all })
     }
 
     fn start(
@@ -295,7 +355,7 @@ impl Connection {
         request: PromptRequest,
         channel: Channel,
         echo: &Echo,
-        place: tokio::sync::OwnedSemaphorePermit,
+        place: Place,
     ) {
         let Some(lane) = self.lanes.get_mut(live.id()) else { return };
         let (done, next) = oneshot::channel();
@@ -396,12 +456,19 @@ impl Lane {
     }
 }
 
-/// A session that was opened and is to be acknowledged.
+/// What is told of a session that was opened; without an owner it is a plaintext one.
 #[derive(Debug)]
-struct Opened {
-    live: Arc<LiveSession>,
+struct Ack {
+    id: SessionId,
+    owner: Option<Owner>,
     context: InitContext,
-    warning: Option<&'static str>,
+}
+
+impl Ack {
+    fn encrypted(established: &Established) -> Self {
+        let Established { id, owner, context, .. } = established;
+        Self { id: id.clone(), owner: Some(*owner), context: context.clone() }
+    }
 }
 
 fn told_of(refused: &OpenRefused) -> Told {
@@ -409,8 +476,4 @@ fn told_of(refused: &OpenRefused) -> Told {
         OpenRefused::Protocol(fault) => Told::from(&Error::from(*fault)),
         OpenRefused::Full => Code::NodeBusy.into(),
     }
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

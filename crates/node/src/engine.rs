@@ -37,14 +37,12 @@ pub enum EngineError {
     Interrupted,
 }
 
-/// Loads what is to compute, and shows how far it is.
+/// Loads what is to compute, and shows how far it is. `hub` is where `hf:` names are looked up, if not at the
+/// usual place.
 ///
 /// # Errors
 /// [`EngineError`], which says what to do.
-pub async fn load(
-    config: &EngineConfig,
-    env: impl Fn(&str) -> Option<String>,
-) -> Result<Arc<dyn Engine>, EngineError> {
+pub async fn load(config: &EngineConfig, hub: Option<&str>) -> Result<Arc<dyn Engine>, EngineError> {
     if let Some(settings) = &config.upstream {
         return upstream(settings).await;
     }
@@ -53,18 +51,15 @@ pub async fn load(
             tracing::warn!("--engine echo: no model is loaded, prompts are said back word by word");
             Ok(Arc::new(EchoEngine::new("echo", config.context_tokens)))
         }
-        EngineKind::Llama => llama(config, env).await,
+        EngineKind::Llama => llama(config, hub).await,
     }
 }
 
-async fn llama(
-    config: &EngineConfig,
-    env: impl Fn(&str) -> Option<String>,
-) -> Result<Arc<dyn Engine>, EngineError> {
+async fn llama(config: &EngineConfig, hub: Option<&str>) -> Result<Arc<dyn Engine>, EngineError> {
     let template = config.chat_template.as_deref().map(|path| read("CHAT_TEMPLATE", path)).transpose()?;
     let mut engines: Vec<Box<dyn Engine>> = Vec::new();
     for (at, model) in config.models.iter().enumerate() {
-        let path = model.source.locate(&env).await?;
+        let path = model.source.locate(hub).await?;
         let stem = || path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         let name = model.name.clone().or_else(stem).unwrap_or_else(|| "model".into());
         engines.push(Box::new(load_one(config.of_model(path, name, template.clone(), at)).await?));

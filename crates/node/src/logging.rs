@@ -2,30 +2,39 @@
 
 use std::io::IsTerminal as _;
 
-use tracing_subscriber::{EnvFilter, filter::ParseError};
+use tracing::Level;
+use tracing_subscriber::{
+    EnvFilter, Layer as _,
+    filter::{ParseError, filter_fn},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 use crate::config::{Config, LogFormat};
 
-/// Dependencies that would write what passes through them. Capped, whatever the filter says.
+/// Dependencies that write what passes through them at `debug` and `trace`. Capped at `info`, whatever the filter
+/// says and however exactly.
 const CAPPED: &[&str] =
-    &["tungstenite=info", "tokio_tungstenite=info", "hyper=info", "hyper_util=info", "h2=info"];
+    &["tungstenite", "tokio_tungstenite", "hyper", "hyper_util", "h2", "reqwest", "rustls"];
 
 /// llama.cpp reports a hundred lines at every start. They are shown to who asks for them by this name.
 const LLAMA: &str = "llama-cpp-2";
 
-/// The filter that `directives` asks for, with the caps on top.
-///
-/// # Errors
-/// Where `directives` is not in the language of `EnvFilter`.
-pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
-    let mut filter = EnvFilter::builder().parse(directives)?;
-    for cap in CAPPED {
-        filter = filter.add_directive(cap.parse()?);
+/// The filter that `directives` asks for.
+fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
+    let filter = EnvFilter::builder().parse(directives)?;
+    if directives.contains(LLAMA) {
+        return Ok(filter);
     }
-    if !directives.contains(LLAMA) {
-        filter = filter.add_directive(format!("{LLAMA}=warn").parse()?);
-    }
-    Ok(filter)
+    Ok(filter.add_directive(format!("{LLAMA}=warn").parse()?))
+}
+
+/// Whether what a target says at a level may be written at all.
+fn may_be_written(target: &str, level: Level) -> bool {
+    let of = |capped: &&str| {
+        target == *capped || target.strip_prefix(*capped).is_some_and(|rest| rest.starts_with("::"))
+    };
+    level <= Level::INFO || !CAPPED.iter().any(of)
 }
 
 /// Starts logging.
@@ -35,13 +44,33 @@ pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
 pub fn start(config: &Config) -> Result<(), ParseError> {
     let colour = std::io::stdout().is_terminal();
     // Where the log's reader has gone, the complaint about it would go the same way, and panic.
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter(&config.rust_log)?)
-        .with_ansi(colour)
-        .log_internal_errors(false);
-    match config.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
+    let lines = tracing_subscriber::fmt::layer().with_ansi(colour).log_internal_errors(false);
+    let lines = match config.log_format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    let cap = filter_fn(|event| may_be_written(event.target(), *event.level()));
+    tracing_subscriber::registry().with(lines).with(filter(&config.rust_log)?).with(cap).init();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_dependencies_say_of_what_passes_through_them_is_not_written() {
+        for target in ["tungstenite", "tungstenite::protocol", "hyper_util::client::legacy"] {
+            assert!(!may_be_written(target, Level::DEBUG) && !may_be_written(target, Level::TRACE));
+            assert!(may_be_written(target, Level::INFO) && may_be_written(target, Level::ERROR));
+        }
+        assert!(may_be_written("fabstir_llm_node::crypto", Level::TRACE));
+        assert!(may_be_written("hyperion", Level::TRACE));
+    }
+
+    #[test]
+    fn a_filter_that_cannot_be_read_is_refused() {
+        assert!(filter("info,fabstir_llm_node::crypto=debug").is_ok());
+        assert!(filter("=nonsense=").is_err());
+    }
 }

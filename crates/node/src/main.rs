@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use anyhow::Context as _;
 use fabstir_llm_node::{
     config::{Args, EnvFile},
-    engine, logging, metrics,
+    engine, logging, metrics, model,
     node::Node,
     server,
 };
@@ -17,13 +17,17 @@ use tokio::{
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let env_file = EnvFile::read(Path::new(".env"))?;
-    let env = |name: &str| std::env::var(name).ok().or_else(|| env_file.get(name));
+    // What is not UTF-8 is wrong, and not absent: a key that is set wrongly must stop the start.
+    let set = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    let env = |name: &str| set(name).or_else(|| env_file.get(name));
     let args = Args::read(std::env::args_os(), &env).unwrap_or_else(|error| error.exit());
     let (config, key) = args.resolve(env)?;
+    let hub = env(model::HF_ENDPOINT);
+    drop(env_file);
     logging::start(&config).context("RUST_LOG cannot be read")?;
     let metrics = metrics::start()?;
     fabstir_llm_node::crypto::announce(key.as_ref());
-    let engine = engine::load(&config.engine, env).await?;
+    let engine = engine::load(&config.engine, hub.as_deref()).await?;
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {}: set LISTEN_ADDR to another address", config.listen))?;

@@ -16,7 +16,9 @@ use tokio::{
 
 /// The one description of the default model and how to fetch it; `make` runs the same file.
 const FETCH_DEFAULT: &str = include_str!("../../../scripts/fetch-model.sh");
-/// Where `hf:` names are looked up, unless HF_ENDPOINT says otherwise (a mirror, or a test).
+/// The environment variable that names another place to look `hf:` names up: a mirror, or a test.
+pub const HF_ENDPOINT: &str = "HF_ENDPOINT";
+/// Where they are looked up otherwise.
 const HUB: &str = "https://huggingface.co";
 
 /// Which model to serve.
@@ -81,15 +83,12 @@ impl ModelSource {
     ///
     /// # Errors
     /// [`ModelError`], which says what to do.
-    pub async fn locate(&self, env: impl Fn(&str) -> Option<String>) -> Result<PathBuf, ModelError> {
+    pub async fn locate(&self, hub: Option<&str>) -> Result<PathBuf, ModelError> {
         match self {
             Self::File(path) if path.is_file() => Ok(path.clone()),
             Self::File(path) => Err(ModelError::NotAFile(path.clone())),
             Self::Default => fetch_default(&models_dir()?).await,
-            Self::Hub { repo, file } => {
-                let endpoint = env("HF_ENDPOINT").unwrap_or_else(|| HUB.to_owned());
-                fetch_from_hub(&endpoint, repo, file, &models_dir()?).await
-            }
+            Self::Hub { repo, file } => fetch_from_hub(hub.unwrap_or(HUB), repo, file, &models_dir()?).await,
         }
     }
 }

@@ -13,7 +13,7 @@ use fabstir_engine::Engine;
 use fabstir_protocol::v1::Network;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
 use rand_core::{CryptoRng, UnwrapErr};
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -21,7 +21,8 @@ use crate::{
     crypto::{ConnectionId, NodeKey, SessionKeyStore},
 };
 
-/// Seconds since 1970 that only go forward: the clock at start, and what has passed since.
+/// Seconds since 1970 that only go forward: the clock at start, and what has passed since. Timestamps are judged
+/// by it and the memory of inits expires by it: a clock that is set back makes nothing fresh again.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     unix_at_start: Duration,
@@ -33,6 +34,12 @@ impl Clock {
     pub fn start() -> Self {
         let unix_at_start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self { unix_at_start, start: Instant::now() }
+    }
+
+    /// Seconds by which the system's clock and this one have come apart since the start.
+    pub fn drift(&self) -> u64 {
+        let system = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        system.abs_diff(self.unix(Instant::now()))
     }
 
     /// `now` in unix seconds.
@@ -50,6 +57,9 @@ impl Clock {
         self.start.elapsed()
     }
 }
+
+/// Seconds that the system's clock may go astray unremarked.
+const MOST_DRIFT: u64 = 60;
 
 /// How often something may happen per network.
 #[derive(Debug)]
@@ -98,6 +108,8 @@ pub struct Node {
     pub challenges: Limiter,
     /// Sockets that are open.
     pub connections: AtomicUsize,
+    /// Room for the requests that wait or are being answered, all sessions together.
+    pub queued_kibibytes: Arc<Semaphore>,
     next_connection: AtomicU64,
     next_session: AtomicU64,
     hasher: RandomState,
@@ -117,6 +129,7 @@ impl Node {
             draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
             connections: AtomicUsize::new(0),
+            queued_kibibytes: Arc::new(Semaphore::new(config.max_queued_kibibytes)),
             next_connection: AtomicU64::new(0),
             next_session: AtomicU64::new(0),
             hasher: RandomState::new(),
@@ -148,7 +161,16 @@ impl Node {
     pub async fn sweep(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(self.config.sweep_interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut told = false;
         while self.stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+            let drift = self.clock.drift();
+            if drift > MOST_DRIFT && !std::mem::replace(&mut told, true) {
+                tracing::warn!(
+                    seconds = drift,
+                    "the system's clock was set: timestamps of session inits are judged by the clock at start, \
+                     restart the node to follow the new one"
+                );
+            }
             self.sessions.sweep(Instant::now());
             self.inits.shrink();
             self.challenges.shrink();

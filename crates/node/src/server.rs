@@ -2,7 +2,10 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,6 +26,10 @@ use crate::{http, node::Node};
 
 /// How long sockets get to say goodbye once everything was cancelled.
 const GOODBYE: Duration = Duration::from_secs(5);
+
+/// How long a socket for which there is no room gets to hear so, and how many hear so at once.
+const REFUSAL: Duration = Duration::from_secs(1);
+const MOST_REFUSALS: usize = 64;
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +59,7 @@ fn accept(socket: TcpStream, peer: SocketAddr, node: &Arc<Node>, router: &Router
     let open = OpenConnection::count(node);
     if open.number > node.config.max_connections {
         tracing::debug!(%peer, "refused: MAX_CONNECTIONS are open");
+        refuse(socket, tasks);
         return;
     }
     // Frames are small and each is awaited by somebody.
@@ -82,6 +90,20 @@ fn accept(socket: TcpStream, peer: SocketAddr, node: &Arc<Node>, router: &Router
         if let Err(error) = result {
             tracing::debug!(%peer, %error, "connection ended");
         }
+    });
+}
+
+/// Says that the node is full, in the words of every other refusal. A socket that was never read from would take its
+/// answer with it when it is closed, so what the peer says is read for a moment; of too many at once none is.
+fn refuse(socket: TcpStream, tasks: &TaskTracker) {
+    static REFUSALS: AtomicUsize = AtomicUsize::new(0);
+    if REFUSALS.load(Ordering::Relaxed) >= MOST_REFUSALS {
+        return;
+    }
+    REFUSALS.fetch_add(1, Ordering::Relaxed);
+    tasks.spawn(async move {
+        let _ = timeout(REFUSAL, http::say_busy(socket)).await;
+        REFUSALS.fetch_sub(1, Ordering::Relaxed);
     });
 }
 

@@ -541,9 +541,10 @@ async fn what_does_not_finish_in_time_is_cancelled() {
     .await;
     let mut peer = node.connect().await;
     let mut session = peer.open("1").await.session;
-    let frame = session.message("word ".repeat(1000).as_bytes(), &mut rng()).unwrap();
+    let frame = session.message("word ".repeat(2000).as_bytes(), &mut rng()).unwrap();
     peer.send(frame).await;
     assert_eq!(peer.receive().await["type"], "encrypted_chunk");
+    // 100 seconds of words; a stop that waits for them waits longer than this test has patience.
     node.stop().await;
     while peer.next().await.is_some() {}
 }
@@ -584,9 +585,10 @@ async fn every_bound_has_its_answer() {
 async fn inits_are_limited_by_network() {
     let node = TestNode::with(echo(), &[], |config| config.inits_per_minute = 2.try_into().unwrap()).await;
     let mut peer = node.connect().await;
-    for id in ["1", "2"] {
-        peer.open(id).await;
-    }
+    peer.open("1").await;
+    // Another connection is no other network.
+    let mut peer = node.connect().await;
+    peer.open("2").await;
     let (third, _) = init(&node.key, &wallet(), "3", Dialect::Deployed, true);
     peer.send(third).await;
     let refused = peer.receive().await;

@@ -12,7 +12,11 @@
 mod spawned;
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt as _,
+    time::{Duration, Instant},
+};
 
 use fabstir_protocol::{
     aad::Aad,
@@ -89,11 +93,14 @@ async fn a_session_key_is_gone_once_it_is_replaced() {
     }
 }
 
+/// A filter that asks for everything, and by name for what writes frames.
+const EVERYTHING: &str = "trace,tungstenite::protocol=trace";
+
 /// At the level that says everything, nothing secret is said.
 #[tokio::test]
 async fn no_secret_is_in_the_log_at_trace_level() {
     const CANARY: &str = "canary-3f61-yellow-bird";
-    let node = NodeProcess::start(&["--allow-plaintext"], &[("RUST_LOG", "trace")]);
+    let node = NodeProcess::start(&["--allow-plaintext"], &[("RUST_LOG", EVERYTHING)]);
     let secret = node.secret.clone();
     let mut peer = node.connect().await;
     let mut keys = Vec::new();
@@ -178,9 +185,10 @@ async fn sigterm_drains_and_exits_zero() {
 }
 
 /// What a node says that does not start.
-fn refused_start(env: &[(&str, &str)], flags: &[&str]) -> (Option<i32>, String) {
+fn refused_start<V: AsRef<OsStr>>(env: &[(&str, V)], flags: &[&str]) -> (Option<i32>, String) {
     let dir = tempfile::tempdir().unwrap();
-    let output = node_in(dir.path()).args(flags).envs(env.iter().copied()).output().unwrap();
+    let output =
+        node_in(dir.path()).args(flags).envs(env.iter().map(|(name, value)| (name, value))).output().unwrap();
     let said = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(said).unwrap())
 }
@@ -200,8 +208,25 @@ fn a_malformed_key_stops_the_start_without_showing_it() {
             assert!(!said.contains(&wrong[from..from + 8]), "a part of the key is shown: {said}");
         }
     }
-    let (code, said) = refused_start(&[], &["--require-encryption"]);
+    let (code, said) = refused_start::<&str>(&[], &["--require-encryption"]);
     assert!(code == Some(1) && said.contains("HOST_PRIVATE_KEY"), "{said}");
+}
+
+/// A command substitution that brought bytes instead of hex.
+#[test]
+fn a_key_that_is_not_text_stops_the_start() {
+    let (code, said) = refused_start(&[("HOST_PRIVATE_KEY", OsStr::from_bytes(b"\xff\xfe\x01"))], &[]);
+    assert_ne!(code, Some(0));
+    assert!(said.contains("HOST_PRIVATE_KEY"), "{said}");
+}
+
+#[test]
+fn an_empty_allow_list_stops_the_start() {
+    for setting in ["ALLOWED_CLIENTS", "REQUIRE_ENCRYPTION", "REQUIRE_INIT_TIMESTAMP"] {
+        let key = fresh_key();
+        let (code, said) = refused_start(&[("HOST_PRIVATE_KEY", key.as_str()), (setting, "")], &[]);
+        assert_ne!(code, Some(0), "{setting}: {said}");
+    }
 }
 
 #[test]

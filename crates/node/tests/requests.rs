@@ -129,7 +129,7 @@ async fn several_models_answer_by_their_names_and_usage_names_the_weights() {
     let models = format!("first={path},second={path}");
     let flags = ["--models", &models, "--context-tokens", "256", "--max-sequences", "1", "--threads", "1"];
     let (config, key, _) = support::settings(&flags);
-    let engine = fabstir_llm_node::engine::load(&config.engine, |_| None).await.unwrap();
+    let engine = fabstir_llm_node::engine::load(&config.engine, None).await.unwrap();
     let node = TestNode::run(config, key, engine).await;
     let listed = || async { node.get_json("/v1/models").await["data"].clone() };
     let before = listed().await;

@@ -321,7 +321,8 @@ async fn test_nonce_uniqueness_enforcement() {
     assert_eq!(peer.outcome(reused).await, "REPLAY_DETECTED");
 }
 
-/// Every session has a key of its own, and the node takes no key twice from the same owner.
+/// Every session has a key of its own. (That the node takes no key twice from the same owner is shown by the vector
+/// "replay: the session key of an earlier init", which `vectors.rs` sends.)
 #[tokio::test]
 async fn test_key_derivation_uniqueness() {
     let node = TestNode::start(echo()).await;

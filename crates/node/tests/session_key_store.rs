@@ -159,6 +159,45 @@ async fn a_conversation_has_a_longest_life_that_inits_do_not_renew() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_init_after_the_longest_life_begins_anew_though_an_answer_runs() {
+    let bench = Bench::new();
+    let live = bench.open("a", ONE);
+    say(&live);
+    let running = bench.store.begin(live, ONE, Instant::now());
+    advance(LONGEST).await;
+    let new = bench.open("a", ONE);
+    assert!(new.conversation().is_empty() && bench.is_live("a", ONE));
+    assert!(!running.live().ended().is_cancelled(), "what runs is not cut");
+    drop(running);
+    assert!(bench.is_live("a", ONE), "its end is not the new one's");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_that_opens_counts_as_life_whatever_becomes_of_it() {
+    let bench = Bench::new();
+    let live = bench.open("a", ONE);
+    advance(TTL - SECOND).await;
+    bench.store.touch(&live, ONE, Instant::now());
+    advance(TTL - SECOND).await;
+    assert!(bench.is_live("a", ONE));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_leaves_nothing_but_its_mark() {
+    let bench = Bench::new();
+    let init = bench.init("a", &bench.wallet, true);
+    let network = Network::from(IpAddr::from([127, 0, 0, 1]));
+    let probe = || bench.store.probe(&bench.established(&init), network, Instant::now());
+    probe().unwrap();
+    assert_eq!(code(&probe().unwrap_err()), Code::ReplayDetected);
+    assert_eq!(code(&bench.admit(&init, ONE).unwrap_err()), Code::ReplayDetected);
+    assert_eq!(bench.keys(), (0, 0, 0));
+    advance(Duration::from_secs(700)).await;
+    bench.sweep();
+    assert_eq!(bench.store.remembered_inits(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_claimed_conversation_outlives_its_connection_by_the_grace() {
     let bench = Bench::new();
     say(&bench.open("a", ONE));

@@ -4,9 +4,12 @@
 //! A field that would change the answer and is not served is refused by its name; a field that nobody knows is
 //! passed on to engines that may know it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
-use serde::{Deserialize, de::IgnoredAny};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, IgnoredAny, SeqAccess, Visitor, value::SeqAccessDeserializer},
+};
 use serde_json::{Map, Value};
 
 use crate::{error::RequestError, seal::Words};
@@ -212,11 +215,16 @@ struct StreamOptions {
     _include_usage: Option<bool>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
+/// Read by hand, as [`Content`] is: serde's untagged enums read a copy of the words first, and leave it behind.
 enum OneOrMany {
     One(String),
     Many(Vec<String>),
+}
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextOr(Self::One, Self::Many))
+    }
 }
 
 #[derive(Deserialize)]
@@ -286,11 +294,38 @@ struct WireMessage {
     tool_call_id: Option<String>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
 enum Content {
     Text(String),
     Parts(Vec<Part>),
+}
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextOr(Self::Text, Self::Parts))
+    }
+}
+
+/// Reads a text, or a list, and says what to make of either.
+struct TextOr<T, V>(fn(String) -> V, fn(Vec<T>) -> V);
+
+impl<'de, T: Deserialize<'de>, V> Visitor<'de> for TextOr<T, V> {
+    type Value = V;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text or a list")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<V, E> {
+        Ok((self.0)(text.to_owned()))
+    }
+
+    fn visit_string<E: de::Error>(self, text: String) -> Result<V, E> {
+        Ok((self.0)(text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<V, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(list)).map(self.1)
+    }
 }
 
 #[derive(Deserialize)]

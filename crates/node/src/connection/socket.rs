@@ -1,13 +1,16 @@
 //! The socket under a [`Connection`]: a reader that hands frames in, a writer that takes them out, and the goodbye.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use fabstir_protocol::Code;
 use futures_util::{
     SinkExt as _, StreamExt as _,
     stream::{SplitSink, SplitStream},
 };
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval, timeout},
+};
 use tokio_tungstenite::tungstenite::{
     self, Message,
     protocol::{CloseFrame, frame::coding::CloseCode},
@@ -24,6 +27,8 @@ use crate::{
 
 /// Silent pings before a peer counts as gone.
 const SILENT_PINGS: u32 = 3;
+/// How long a peer that did not read is waited for once more.
+const LAST_TRY: Duration = Duration::from_secs(1);
 
 /// Runs one WebSocket to its end.
 pub(crate) async fn serve(node: Arc<Node>, socket: Socket, peer: IpAddr) {
@@ -33,18 +38,28 @@ pub(crate) async fn serve(node: Arc<Node>, socket: Socket, peer: IpAddr) {
     let writer = tokio::spawn(write(Arc::clone(&node), sink, outgoing, gone.clone()));
     connection.greet().await;
     let why = read(&node, &mut connection, &mut stream).await;
-    let goodbye = why.as_ref().and_then(End::close_frame);
     connection.end().await;
     // The connection's senders are gone, so the writer ends as soon as it has written what was left.
-    if let Ok(mut sink) = writer.await
-        && let Some(frame) = goodbye
-    {
-        let _ = timeout(node.config.send_timeout, sink.send(Message::Close(Some(frame)))).await;
-    }
+    let Ok((mut sink, written)) = writer.await else { return };
+    let (goodbye, patience) = match written {
+        Written::All => (why.close_frame(), node.config.send_timeout),
+        // It has had its time. What it is told now it may find when it reads on.
+        Written::Stuck => (Some(CloseReason::SlowConsumer.close_frame()), LAST_TRY),
+    };
+    let last = async {
+        match goodbye {
+            Some(frame) => sink.send(Message::Close(Some(frame))).await,
+            // Sends the answer to the peer's own Close frame (RFC 6455, 5.5.1).
+            None => sink.close().await,
+        }
+    };
+    let _ = timeout(patience, last).await;
 }
 
 /// Why a connection ended, as far as the peer can be told.
 enum End {
+    /// By the peer.
+    Left,
     Socket(tungstenite::Error),
     Closed(CloseReason),
 }
@@ -52,6 +67,7 @@ enum End {
 impl End {
     fn close_frame(&self) -> Option<CloseFrame> {
         match self {
+            Self::Left => None,
             Self::Socket(error) => websocket::close_frame(error),
             Self::Closed(reason) => Some(reason.close_frame()),
         }
@@ -64,6 +80,7 @@ impl CloseReason {
             Self::TooManyFailures => (CloseCode::Policy, "too many frames in a row did not open"),
             Self::GoingAway => (CloseCode::Away, "the node is going away"),
             Self::Silent => (CloseCode::Away, "nothing was heard for too long"),
+            Self::SlowConsumer => (CloseCode::Policy, "SLOW_CONSUMER: the answers were not read in time"),
         };
         CloseFrame { code, reason: reason.into() }
     }
@@ -73,13 +90,13 @@ type Reader = SplitStream<Socket>;
 type Writer = SplitSink<Socket, Message>;
 
 /// Reads frames until the socket ends, the peer falls silent or the node is done.
-async fn read(node: &Node, connection: &mut Connection, stream: &mut Reader) -> Option<End> {
+async fn read(node: &Node, connection: &mut Connection, stream: &mut Reader) -> End {
     let silence = node.config.ping_interval.saturating_mul(SILENT_PINGS);
     let gone = connection.gone.clone();
     loop {
         let idle_drain = node.draining.is_cancelled();
         if idle_drain && !connection.is_busy() {
-            return Some(End::Closed(CloseReason::GoingAway));
+            return End::Closed(CloseReason::GoingAway);
         }
         let answers = connection.answers.clone();
         let drained = async {
@@ -89,48 +106,61 @@ async fn read(node: &Node, connection: &mut Connection, stream: &mut Reader) -> 
         };
         let next = tokio::select! {
             biased;
-            () = gone.cancelled() => return Some(End::Closed(CloseReason::GoingAway)),
+            () = gone.cancelled() => return End::Closed(CloseReason::GoingAway),
             next = timeout(silence, stream.next()) => next,
             () = drained => continue,
         };
         match next {
-            Err(_) => return Some(End::Closed(CloseReason::Silent)),
-            Ok(None) => return None,
-            Ok(Some(Err(error))) => return Some(End::Socket(error)),
+            Err(_) => return End::Closed(CloseReason::Silent),
+            Ok(None) => return End::Left,
+            Ok(Some(Err(error))) => return End::Socket(error),
             Ok(Some(Ok(Message::Text(text)))) => connection.receive(text.as_str()).await,
             Ok(Some(Ok(Message::Binary(_)))) => connection.receive_binary().await,
-            Ok(Some(Ok(Message::Close(_)))) => return None,
+            Ok(Some(Ok(Message::Close(_)))) => return End::Left,
             Ok(Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)))) => {}
         }
     }
 }
 
-/// Writes what goes out, and a ping when nothing does. Gives the sink back for the goodbye.
+/// How a writer ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Written {
+    All,
+    /// The peer did not read.
+    Stuck,
+}
+
+/// Writes what goes out, and a ping every so often: what a busy peer is sent does not tell whether it is there.
+/// Gives the sink back for the goodbye.
 async fn write(
     node: Arc<Node>,
     mut sink: Writer,
     mut outgoing: mpsc::Receiver<Outgoing>,
     gone: CancellationToken,
-) -> Writer {
-    loop {
-        let next = timeout(node.config.ping_interval, outgoing.recv()).await;
-        let message = match next {
-            Err(_) => Message::Ping(Vec::new().into()),
-            Ok(None) => return sink,
-            Ok(Some(Outgoing::Frame(text))) => Message::text(text),
-            Ok(Some(Outgoing::Close(reason))) => Message::Close(Some(reason.close_frame())),
+) -> (Writer, Written) {
+    let mut pings = interval(node.config.ping_interval);
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pings.reset();
+    let written = loop {
+        let message = tokio::select! {
+            next = outgoing.recv() => match next {
+                None => return (sink, Written::All),
+                Some(Outgoing::Frame(text)) => Message::text(text),
+                Some(Outgoing::Close(reason)) => Message::Close(Some(reason.close_frame())),
+            },
+            _ = pings.tick() => Message::Ping(Vec::new().into()),
         };
         let closing = matches!(message, Message::Close(_));
         match timeout(node.config.send_timeout, sink.send(message)).await {
             Ok(Ok(())) if !closing => {}
-            Ok(_) => break,
+            Ok(_) => break Written::All,
             Err(_) => {
                 metrics::slow_consumer();
                 tracing::debug!(code = Code::SlowConsumer.as_str(), "closing: the client does not read");
-                break;
+                break Written::Stuck;
             }
         }
-    }
+    };
     gone.cancel();
-    sink
+    (sink, written)
 }

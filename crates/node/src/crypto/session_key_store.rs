@@ -196,6 +196,24 @@ impl SessionKeyStore {
         Ok(live)
     }
 
+    /// Takes note of an init whose session ends as it begins. Refuses a replay.
+    ///
+    /// # Errors
+    /// [`OpenRefused`]; nothing changes then.
+    pub fn probe(
+        &self,
+        established: &Established,
+        network: Network,
+        now: Instant,
+    ) -> Result<(), OpenRefused> {
+        let mut inner = lock(&self.inner);
+        let (number, unix) = (inner.next_number, self.clock.unix(now));
+        inner.memory.admit(established, number, network, unix)?;
+        inner.next_number = number.saturating_add(1);
+        inner.memory.conversation_ended(number, unix);
+        Ok(())
+    }
+
     /// Opens a plaintext session.
     ///
     /// # Errors
@@ -221,12 +239,13 @@ impl SessionKeyStore {
         now: Instant,
     ) -> Result<(ConversationKey, u64), OpenRefused> {
         let key = ConversationKey::of(owner, connection, id);
-        if inner
-            .records
-            .get(&key)
-            .is_some_and(|record| record.running == 0 && record.is_expired(&self.limits, now))
-        {
-            self.expire(inner, &key, now);
+        if let Some(record) = inner.records.get(&key).filter(|record| record.is_expired(&self.limits, now)) {
+            if record.running > 0 && record.holder == Holder::Connection(connection) {
+                // A running answer is not cut: it goes on under its key, and what comes now is another conversation.
+                self.forget(inner, &key, now);
+            } else {
+                self.expire(inner, &key, now);
+            }
         }
         let on_connection = inner.live.get(&connection);
         let held = on_connection.and_then(|sessions| sessions.get(id));
@@ -312,6 +331,12 @@ impl SessionKeyStore {
             record.last_active = now;
         });
         Running { store: Arc::clone(self), live, key }
+    }
+
+    /// Takes note that a frame of the session has opened.
+    pub fn touch(&self, live: &LiveSession, connection: ConnectionId, now: Instant) {
+        let key = ConversationKey::of(live.owner, connection, &live.id);
+        self.update(&key, live.number, |record| record.last_active = now);
     }
 
     fn update(&self, key: &ConversationKey, number: u64, change: impl FnOnce(&mut Record)) {

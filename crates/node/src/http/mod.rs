@@ -4,7 +4,7 @@ mod challenge;
 mod socket;
 mod status;
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -16,6 +16,7 @@ use axum::{
 use fabstir_protocol::{Code, v1::NodeFrame};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 use tokio_util::task::TaskTracker;
 
 use crate::{metrics, node::Node};
@@ -60,7 +61,26 @@ fn refusal_after(code: Code, retry_after: Option<Duration>) -> Response {
     (status, frame(code, retry_after)).into_response()
 }
 
+/// Answers a connection for which there is no room, whatever it asks.
+pub(crate) async fn say_busy(mut socket: TcpStream) -> io::Result<()> {
+    metrics::refused(Code::NodeBusy);
+    let status = Code::NodeBusy.http_status();
+    let body = refusal_text(Code::NodeBusy, None);
+    let answer = format!(
+        "HTTP/1.1 {status} Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n\
+         retry-after: 1\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    socket.write_all(answer.as_bytes()).await?;
+    socket.shutdown().await?;
+    tokio::io::copy(&mut socket, &mut tokio::io::sink()).await.map(drop)
+}
+
 fn frame(code: Code, retry_after: Option<Duration>) -> Response {
+    json_text(refusal_text(code, retry_after))
+}
+
+fn refusal_text(code: Code, retry_after: Option<Duration>) -> String {
     let retry_after_ms = retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1));
     let frame = NodeFrame::Error {
         code,
@@ -71,7 +91,7 @@ fn frame(code: Code, retry_after: Option<Duration>) -> Response {
         session_id: None,
         id: None,
     };
-    json_text(frame.encode())
+    frame.encode()
 }
 
 fn json_text(text: String) -> Response {

@@ -39,8 +39,8 @@ pub(super) async fn upgrade(State(shared): State<Shared>, request: Request) -> R
     response
 }
 
-/// `POST /v1/ws`: one frame in, the frame that a WebSocket would have answered out. What it opens is cleared
-/// at once.
+/// `POST /v1/ws`: one session init in, the frame that a WebSocket would have answered out. Nothing stays of it but
+/// that it was seen.
 pub(super) async fn probe(State(shared): State<Shared>, request: Request) -> Response {
     if let Err(code) = admit(&shared, request.headers()) {
         return refusal(code);
@@ -52,7 +52,7 @@ pub(super) async fn probe(State(shared): State<Shared>, request: Request) -> Res
     };
     let Ok(text) = std::str::from_utf8(&bytes) else { return refusal(Code::MalformedFrame) };
     let (mut connection, mut outgoing) = Connection::new(Arc::clone(&shared.node), peer);
-    connection.receive(text).await;
+    connection.probe(text).await;
     let reply = outgoing.try_recv();
     connection.end().await;
     match reply {

@@ -83,13 +83,15 @@ struct WireFrame<'a> {
     #[serde(rename = "type", borrow)]
     kind: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    session_id: Option<Cow<'a, str>>,
+    session_id: Option<&'a RawValue>,
     #[serde(rename = "sessionId", borrow)]
-    session_id_camel: Option<Cow<'a, str>>,
+    session_id_camel: Option<&'a RawValue>,
     #[serde(borrow)]
     id: Option<&'a RawValue>,
-    job_id: Option<StringOrNumber>,
-    chain_id: Option<serde_json::Number>,
+    #[serde(borrow)]
+    job_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    chain_id: Option<&'a RawValue>,
     #[serde(borrow)]
     payload: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -127,13 +129,9 @@ impl<'a> Inbound<'a> {
             }
             echo.id = Some(id.to_owned());
         }
-        let named = match (&wire.session_id, &wire.session_id_camel) {
-            (Some(one), Some(other)) if one != other => return Err(malformed(echo)),
-            (Some(text), _) | (None, Some(text)) => match SessionId::try_from(text.as_ref()) {
-                Ok(id) => Some(id),
-                Err(_) => return Err(malformed(echo)),
-            },
-            (None, None) => None,
+        let named = match wire.session_id() {
+            Ok(named) => named,
+            Err(error) => return Err(Refusal { echo, error }),
         };
         echo.session_id.clone_from(&named);
         match ClientFrame::read(wire, named) {
@@ -143,10 +141,37 @@ impl<'a> Inbound<'a> {
     }
 }
 
+impl WireFrame<'_> {
+    /// The session that the frame names, in either spelling.
+    fn session_id(&self) -> Result<Option<SessionId>, DecodeError> {
+        let read = |value: &RawValue| -> Result<SessionId, DecodeError> {
+            let text: Cow<'_, str> = typed(value)?;
+            SessionId::try_from(text.as_ref()).map_err(|_| DecodeError::Malformed)
+        };
+        let ids = (self.session_id.map(read).transpose()?, self.session_id_camel.map(read).transpose()?);
+        match ids {
+            (Some(one), Some(other)) if one != other => Err(DecodeError::Malformed),
+            (one, other) => Ok(one.or(other)),
+        }
+    }
+
+    fn context(&self) -> Result<InitContext, DecodeError> {
+        Ok(InitContext {
+            job_id: self.job_id.map(typed).transpose()?,
+            chain_id: self.chain_id.map(typed).transpose()?,
+        })
+    }
+}
+
+/// A field's value. Fields are read one by one, so that a wrong one still lets the others be repeated.
+fn typed<'a, T: Deserialize<'a>>(value: &'a RawValue) -> Result<T, DecodeError> {
+    serde_json::from_str(value.get()).map_err(|_| DecodeError::Malformed)
+}
+
 impl<'a> ClientFrame<'a> {
     fn read(wire: WireFrame<'a>, named: Option<SessionId>) -> Result<Self, DecodeError> {
+        let context = wire.context()?;
         let kind = wire.kind.ok_or(DecodeError::Malformed)?;
-        let context = InitContext { job_id: wire.job_id, chain_id: wire.chain_id };
         let named = named.ok_or(DecodeError::MissingSessionId);
         match kind.as_ref() {
             "encrypted_session_init" => Ok(Self::SessionInit(named?, RawInit(wire.payload, context))),
