@@ -171,7 +171,7 @@ fn another_node(key: PrivateKey) -> std::net::SocketAddr {
                 prove(&mut incoming, &key);
                 continue;
             }
-            let mut behind = TcpStream::connect(&opens_nothing.address).unwrap();
+            let mut behind = TcpStream::connect(opens_nothing.address).unwrap();
             let (mut there, mut back) = (incoming.try_clone().unwrap(), behind.try_clone().unwrap());
             thread::spawn(move || std::io::copy(&mut there, &mut behind));
             thread::spawn(move || std::io::copy(&mut back, &mut incoming));
