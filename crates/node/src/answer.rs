@@ -310,7 +310,7 @@ impl Answer {
         let (session_id, id) = (self.id.as_str(), self.echo.id.as_deref());
         Ok(match &mut self.channel {
             Channel::Sealed(sealer) => {
-                let (index, payload) = sealer.chunk(text, &mut node::rng())?;
+                let (index, payload) = sealer.chunk(text, &mut node::nonces())?;
                 NodeFrame::EncryptedChunk { session_id, tokens, payload, index, last, id }.encode()
             }
             Channel::Plain => NodeFrame::StreamChunk { session_id, content: text, tokens, id }.encode(),
@@ -375,7 +375,7 @@ impl Answer {
             }
             let channel = std::mem::replace(&mut self.channel, Channel::Plain);
             if let Channel::Sealed(sealer) = channel
-                && let Ok(payload) = sealer.finish(finish_reason, &mut node::rng())
+                && let Ok(payload) = sealer.finish(finish_reason, &mut node::nonces())
             {
                 let (session_id, id) = (self.id.as_str(), self.echo.id.as_deref());
                 frames.push(NodeFrame::EncryptedResponse { session_id, payload, id }.encode());

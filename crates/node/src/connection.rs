@@ -151,7 +151,7 @@ impl Connection {
                 Ok(())
             }
             ClientFrame::SessionInit(id, raw) => {
-                let opened = self.open_session(id, raw);
+                let opened = self.open_session(id, raw).await;
                 metrics::session_init(opened.as_ref().err().map(|told| told.code));
                 self.acknowledge(opened?, echo).await;
                 Ok(())
@@ -171,15 +171,18 @@ impl Connection {
     }
 
     /// Whoever sent an init, if they may open a session.
-    fn authenticate(&mut self, id: SessionId, raw: RawInit<'_>) -> Result<Established, Told> {
-        let key = self.node.key.as_ref().ok_or(Code::EncryptionNotSupported)?;
+    async fn authenticate(&mut self, id: SessionId, raw: RawInit<'_>) -> Result<Established, Told> {
+        if self.node.key.is_none() {
+            return Err(Code::EncryptionNotSupported.into());
+        }
         self.refuse_while_draining()?;
         self.node.inits.check(Network::from(self.peer)).map_err(|wait| Told {
             code: Code::RateLimited,
             retry_after_ms: Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1)),
             field: None,
         })?;
-        let established = self.counted(crypto::open_init(key.private(), id, raw, self.peer))?;
+        let opened = crypto::open_init(&self.node, id, raw, self.peer).await;
+        let established = self.counted(opened.ok_or(Code::InternalError)?)?;
         let clock = &self.node.clock;
         let not_before = self.node.config.require_init_timestamp.then(|| clock.unix_at_start());
         let in_time = established.check_time(clock.unix(Instant::now()), not_before);
@@ -192,8 +195,8 @@ impl Connection {
         }
     }
 
-    fn open_session(&mut self, id: SessionId, raw: RawInit<'_>) -> Result<Ack, Told> {
-        let established = self.authenticate(id, raw)?;
+    async fn open_session(&mut self, id: SessionId, raw: RawInit<'_>) -> Result<Ack, Told> {
+        let established = self.authenticate(id, raw).await?;
         let ack = Ack::encrypted(&established);
         let network = Network::from(self.peer);
         let opened = self.node.sessions.open(established, self.id, network, Instant::now());
@@ -217,7 +220,7 @@ impl Connection {
         let (echo, outcome) = match Inbound::decode(text) {
             Err(Refusal { echo, error }) => (echo, Err(Told::from(&Error::from(error)))),
             Ok(Inbound { echo, frame: ClientFrame::SessionInit(id, raw) }) => {
-                let outcome = self.probe_session(id, raw);
+                let outcome = self.probe_session(id, raw).await;
                 metrics::session_init(outcome.as_ref().err().map(|told| told.code));
                 (echo, outcome)
             }
@@ -232,8 +235,8 @@ impl Connection {
         }
     }
 
-    fn probe_session(&mut self, id: SessionId, raw: RawInit<'_>) -> Result<Ack, Told> {
-        let established = self.authenticate(id, raw)?;
+    async fn probe_session(&mut self, id: SessionId, raw: RawInit<'_>) -> Result<Ack, Told> {
+        let established = self.authenticate(id, raw).await?;
         let network = Network::from(self.peer);
         let seen = self.node.sessions.probe(&established, network, Instant::now());
         seen.map(|()| Ack::encrypted(&established)).map_err(|refused| told_of(&refused))

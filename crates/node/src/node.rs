@@ -2,6 +2,7 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
+    num::NonZeroUsize,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -108,6 +109,8 @@ pub struct Node {
     pub challenges: Limiter,
     /// Sockets that are open.
     pub connections: AtomicUsize,
+    /// Places for public-key work, which is kept off the threads that serve sockets.
+    handshakes: Semaphore,
     /// Room for the requests that wait or are being answered, all sessions together.
     pub queued_kibibytes: Arc<Semaphore>,
     next_connection: AtomicU64,
@@ -129,6 +132,7 @@ impl Node {
             draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
             connections: AtomicUsize::new(0),
+            handshakes: Semaphore::new(std::thread::available_parallelism().map_or(1, NonZeroUsize::get)),
             queued_kibibytes: Arc::new(Semaphore::new(config.max_queued_kibibytes)),
             next_connection: AtomicU64::new(0),
             next_session: AtomicU64::new(0),
@@ -150,6 +154,17 @@ impl Node {
     /// The number under which the engine knows a client; says nothing outside of this process.
     pub fn client_number(&self, client: impl std::hash::Hash) -> u64 {
         self.hasher.hash_one(client)
+    }
+
+    /// Does public-key work on a thread of its own, so many at once as there are cores. `None` where there is no
+    /// key, or no thread.
+    pub async fn with_key<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&NodeKey) -> T + Send + 'static,
+    ) -> Option<T> {
+        let _place = self.handshakes.acquire().await.ok()?;
+        let node = Arc::clone(self);
+        tokio::task::spawn_blocking(move || node.key.as_ref().map(work)).await.ok().flatten()
     }
 
     /// Whether plaintext frames are served.
@@ -176,6 +191,12 @@ impl Node {
             self.challenges.shrink();
         }
     }
+}
+
+/// Where nonces come from: a generator of this thread, seeded by the operating system's, and again every 64 KiB. One is
+/// drawn for every token, and a system call would be a third of the cost.
+pub fn nonces() -> impl CryptoRng {
+    rand::rng()
 }
 
 /// The operating system's generator. A machine without one cannot run this program.

@@ -1,6 +1,6 @@
 //! What a frame is authenticated as.
 
-use std::fmt;
+use std::{fmt, io::Write as _};
 
 use crate::id::Index;
 
@@ -44,9 +44,44 @@ impl fmt::Display for Aad {
     }
 }
 
+/// The bytes of an [`Aad`], without a place on the heap: one is made for every token.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct AadBytes {
+    bytes: [u8; Self::MOST],
+    len: usize,
+}
+
+impl AadBytes {
+    /// `message_` and the largest index.
+    const MOST: usize = 28;
+
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl From<Aad> for AadBytes {
+    fn from(aad: Aad) -> Self {
+        let mut bytes = [0; Self::MOST];
+        let mut left: &mut [u8] = &mut bytes;
+        // What has room for the longest has room for all.
+        let written = write!(left, "{aad}");
+        let len = if written.is_ok() { Self::MOST.saturating_sub(left.len()) } else { 0 };
+        Self { bytes, len }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn its_bytes_are_what_it_prints() {
+        let last = Index::new(u64::MAX);
+        for aad in [Aad::Empty, Aad::SessionInit, Aad::Message(last), Aad::Chunk(last), Aad::Final] {
+            assert_eq!(AadBytes::from(aad).as_slice(), aad.to_string().as_bytes());
+        }
+    }
 
     #[test]
     fn only_canonical_message_indices_are_read() {

@@ -1,14 +1,17 @@
 //! Keys on secp256k1 and what they do: agree, sign, recover.
+//!
+//! What a node does for every session is libsecp256k1's: reading points, agreeing, recovering. What it does once is
+//! k256's: making public keys, signing (docs/decisions/0009).
 
 use std::{fmt, str::FromStr};
 
 use hkdf::Hkdf;
 use k256::{
-    NonZeroScalar, ProjectivePoint,
-    ecdsa::{RecoveryId, Signature as EcdsaSignature, SigningKey, VerifyingKey},
-    elliptic_curve::{scalar::IsHigh, sec1::ToSec1Point},
+    ecdsa::{RecoveryId, Signature as EcdsaSignature, SigningKey},
+    elliptic_curve::scalar::IsHigh,
 };
 use rand_core::CryptoRng;
+use secp256k1::{SecretKey, ecdh::shared_secret_point, ecdsa};
 use sha2::Sha256;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -17,9 +20,9 @@ use crate::{
     seal::{OpenError, SessionKey},
 };
 
-/// A point on the curve that is not the one at infinity.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct PublicKey(k256::PublicKey);
+/// A point on the curve that is not the one at infinity, in the uncompressed form of SEC 1, section 2.3.3.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub struct PublicKey([u8; Self::UNCOMPRESSED_LEN]);
 
 /// Not the SEC 1 encoding of a public key on secp256k1.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -29,10 +32,11 @@ pub struct InvalidPublicKey;
 impl PublicKey {
     /// Bytes of the compressed form.
     pub const LEN: usize = 33;
+    const UNCOMPRESSED_LEN: usize = 65;
 
     /// The compressed form: parity, then x.
     pub fn to_bytes(&self) -> [u8; Self::LEN] {
-        compressed(&self.0.to_projective())
+        compressed(self.xy())
     }
 
     /// The x coordinate, which P and -P share.
@@ -42,9 +46,19 @@ impl PublicKey {
 
     /// The Ethereum address of this key.
     pub fn address(&self) -> Address {
-        let point = self.0.to_sec1_point(false);
-        let xy = point.as_bytes().last_chunk::<64>().unwrap_or(&[0; 64]);
-        Address::of_point(xy)
+        Address::of_point(self.xy())
+    }
+
+    /// Both coordinates, without the byte that says so.
+    fn xy(&self) -> &[u8; 64] {
+        let [_, xy @ ..] = &self.0;
+        xy
+    }
+}
+
+impl From<secp256k1::PublicKey> for PublicKey {
+    fn from(key: secp256k1::PublicKey) -> Self {
+        Self(key.serialize_uncompressed())
     }
 }
 
@@ -53,11 +67,18 @@ impl TryFrom<&[u8]> for PublicKey {
 
     /// 33 bytes compressed or 65 uncompressed, SEC 1 section 2.3.4; nothing else.
     fn try_from(bytes: &[u8]) -> Result<Self, InvalidPublicKey> {
-        let form = match (bytes.len(), bytes.first()) {
-            (33, Some(2 | 3)) | (65, Some(4)) => k256::PublicKey::from_sec1_bytes(bytes),
-            _ => return Err(InvalidPublicKey),
-        };
-        form.map(Self).map_err(|_| InvalidPublicKey)
+        match (bytes.len(), bytes.first()) {
+            (33, Some(2 | 3)) | (65, Some(4)) => {
+                secp256k1::PublicKey::from_slice(bytes).map(Self::from).map_err(|_| InvalidPublicKey)
+            }
+            _ => Err(InvalidPublicKey),
+        }
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicKey({self})")
     }
 }
 
@@ -76,7 +97,26 @@ impl fmt::Display for PublicKey {
 }
 
 /// A private key: a node's identity, a client's, or an ephemeral one. Wiped on drop, never printed.
-pub struct PrivateKey(SigningKey);
+pub struct PrivateKey {
+    signing: SigningKey,
+    agreeing: Scalar,
+}
+
+/// The same secret as libsecp256k1 takes it. On the heap, so that moving the key leaves no copies behind; wiped on
+/// drop.
+struct Scalar(Box<SecretKey>);
+
+impl Scalar {
+    fn read(bytes: &[u8; 32]) -> Option<Self> {
+        SecretKey::from_secret_bytes(*bytes).ok().map(|scalar| Self(Box::new(scalar)))
+    }
+}
+
+impl Drop for Scalar {
+    fn drop(&mut self) {
+        self.0.non_secure_erase();
+    }
+}
 
 /// Why a text is not a private key. Never holds any part of it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -106,7 +146,12 @@ impl PrivateKey {
 
     /// The public half.
     pub fn public_key(&self) -> PublicKey {
-        PublicKey(self.0.verifying_key().into())
+        let point = self.signing.verifying_key().to_sec1_point(false);
+        let mut bytes = [0; PublicKey::UNCOMPRESSED_LEN];
+        if let Some(known) = point.as_bytes().first_chunk::<{ PublicKey::UNCOMPRESSED_LEN }>() {
+            bytes = *known;
+        }
+        PublicKey(bytes)
     }
 
     /// The Ethereum address of this key.
@@ -115,10 +160,11 @@ impl PrivateKey {
     }
 
     /// Diffie-Hellman with `their_key` (SEC 1 section 3.3.1, cofactor 1).
-    #[expect(clippy::arithmetic_side_effects, reason = "a group has no overflow")]
     pub fn agree(&self, their_key: &PublicKey) -> Agreed {
-        let scalar: &NonZeroScalar = self.0.as_nonzero_scalar();
-        Agreed(compressed(&(their_key.0.to_projective() * scalar.as_ref())))
+        // A `PublicKey` is a point on the curve, so this is never refused.
+        let point = secp256k1::PublicKey::from_slice(&their_key.0);
+        let xy = point.map(|point| Zeroizing::new(shared_secret_point(&point, &self.agreeing.0)));
+        Agreed(xy.map_or([0; PublicKey::LEN], |xy| compressed(&xy)))
     }
 
     /// Signs a digest: RFC 6979, low s.
@@ -126,7 +172,7 @@ impl PrivateKey {
     /// # Errors
     /// None that can be met in practice: the type of the ECDSA crate allows for one.
     pub fn sign(&self, digest: &[u8; 32]) -> Result<Signature, InvalidSignature> {
-        let (signature, recovery) = self.0.sign_prehash_recoverable(digest);
+        let (signature, recovery) = self.signing.sign_prehash_recoverable(digest);
         let low = signature.normalize_s();
         let flipped = low != signature;
         let recovery = RecoveryId::new(recovery.is_y_odd() ^ flipped, recovery.is_x_reduced());
@@ -135,7 +181,7 @@ impl PrivateKey {
 
     /// The secret as `0x` and 64 digits, for the file that its owner asked for.
     pub fn to_secret_hex(&self) -> Zeroizing<String> {
-        let bytes = Zeroizing::new(<[u8; 32]>::from(self.0.to_bytes()));
+        let bytes = Zeroizing::new(<[u8; 32]>::from(self.signing.to_bytes()));
         let mut text = Zeroizing::new(String::with_capacity(66));
         text.push_str("0x");
         text.push_str(&Zeroizing::new(base16ct::lower::encode_string(&*bytes)));
@@ -147,7 +193,9 @@ impl TryFrom<&[u8; 32]> for PrivateKey {
     type Error = InvalidPrivateKey;
 
     fn try_from(bytes: &[u8; 32]) -> Result<Self, InvalidPrivateKey> {
-        SigningKey::from_slice(bytes).map(Self).map_err(|_| InvalidPrivateKey::Range)
+        let signing = SigningKey::from_slice(bytes).map_err(|_| InvalidPrivateKey::Range)?;
+        let agreeing = Scalar::read(bytes).ok_or(InvalidPrivateKey::Range)?;
+        Ok(Self { signing, agreeing })
     }
 }
 
@@ -196,7 +244,11 @@ impl Agreed {
     /// None that can be met in practice: 32 bytes are far below HKDF's limit, and an output of zeros is as
     /// likely as guessing the key.
     pub fn derive(&self, material: KeyMaterial) -> Result<SessionKey, OpenError> {
-        let [_, x @ ..] = &self.0;
+        let [parity, x @ ..] = &self.0;
+        // No point: nothing may be derived from it.
+        if *parity == 0 {
+            return Err(OpenError);
+        }
         let ikm: &[u8] = match material {
             KeyMaterial::X => x,
             KeyMaterial::Point => &self.0,
@@ -255,9 +307,10 @@ impl Signature {
     /// # Errors
     /// [`InvalidSignature`] where no key could have made it.
     pub fn recover(&self, digest: &[u8; 32]) -> Result<Address, InvalidSignature> {
-        let key = VerifyingKey::recover_from_prehash(digest, &self.rs, self.recovery)
-            .map_err(|_| InvalidSignature)?;
-        Ok(PublicKey(key.into()).address())
+        let recovery = ecdsa::RecoveryId::from_u8_masked(self.recovery.to_byte());
+        let signature = ecdsa::RecoverableSignature::from_compact(&self.rs.to_bytes(), recovery);
+        let key = signature.and_then(|signature| signature.recover(secp256k1::Message::from_digest(*digest)));
+        key.map(|key| PublicKey::from(key).address()).map_err(|_| InvalidSignature)
     }
 
     /// r, s, v as on the wire.
@@ -298,12 +351,12 @@ impl TryFrom<&[u8]> for Signature {
     }
 }
 
-fn compressed(point: &ProjectivePoint) -> [u8; PublicKey::LEN] {
+fn compressed(xy: &[u8; 64]) -> [u8; PublicKey::LEN] {
+    let (x, y) = xy.split_at(32);
     let mut bytes = [0; PublicKey::LEN];
-    let point = point.to_affine().to_sec1_point(true);
-    if let Some(known) = point.as_bytes().first_chunk::<{ PublicKey::LEN }>() {
-        bytes = *known;
-    }
+    let [parity, rest @ ..] = &mut bytes;
+    *parity = 2 | (y.last().copied().unwrap_or(0) & 1);
+    rest.copy_from_slice(x);
     bytes
 }
 

@@ -4,16 +4,17 @@ mod live_session;
 mod node_key;
 mod session_key_store;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use fabstir_protocol::{
     Error,
     error::DecodeError,
     id::SessionId,
-    identity::PrivateKey,
     seal::Plaintext,
     v1::{Established, RawInit, RawSealed},
 };
+
+use crate::node::Node;
 
 pub use live_session::{LiveSession, SealedMessage};
 pub use node_key::{InvalidNodeKey, NodeKey, TestKeys};
@@ -34,17 +35,24 @@ pub fn announce(key: Option<&NodeKey>) {
     }
 }
 
-/// Opens and authenticates a session init, as far as that needs no memory of other inits.
+/// Opens and authenticates a session init, as far as that needs no memory of other inits. `None` where there is no
+/// key.
 ///
 /// # Errors
 /// See [`fabstir_protocol::Error`].
-pub fn open_init(
-    key: &PrivateKey,
+pub async fn open_init(
+    node: &Arc<Node>,
     id: SessionId,
     raw: RawInit<'_>,
     peer: IpAddr,
-) -> Result<Established, Error> {
-    let established = raw.read(id).and_then(|init| Ok(init.open(key)?.authenticate()?));
+) -> Option<Result<Established, Error>> {
+    let established = match raw.read(id) {
+        Ok(init) => {
+            let open = move |key: &NodeKey| Ok(init.open(key.private())?.authenticate()?);
+            node.with_key(open).await?
+        }
+        Err(error) => Err(error),
+    };
     match &established {
         Ok(established) => tracing::info!(
             event = "encrypted_session_init",
@@ -53,7 +61,7 @@ pub fn open_init(
         ),
         Err(error) => decryption_failed("encrypted_session_init", error, peer),
     }
-    established
+    Some(established)
 }
 
 /// Opens a message under a session's key.

@@ -3,13 +3,14 @@
 use std::{collections::HashSet, fmt, sync::Arc};
 
 use rand_core::CryptoRng;
+use zeroize::Zeroize as _;
 
 use crate::{
-    aad::Aad,
+    aad::{Aad, AadBytes},
     error::{Error, ReplayError},
     id::{Index, Nonce, SessionId},
     seal::{OpenError, Plaintext, SealError, Sealed, SessionKey},
-    v1::frame::{self, SealedPayload, WirePayload},
+    v1::frame::{self, Ciphertext, SealedPayload, WirePayload},
 };
 
 /// The node's side: a key, what was opened under it, and nothing else.
@@ -106,8 +107,19 @@ impl AnswerSealer {
     }
 
     fn seal(&self, aad: Aad, text: &str, rng: &mut impl CryptoRng) -> Result<WirePayload, SealError> {
-        let sealed = self.key.seal(Nonce::random(rng), aad, text.as_bytes())?;
-        Ok(WirePayload::new(&sealed, aad))
+        let nonce = Nonce::random(rng);
+        let mut bytes = Ciphertext::with_capacity(text.len().saturating_add(Sealed::TAG_LEN));
+        bytes.extend_from_slice(text.as_bytes());
+        match self.key.seal_in_place(&nonce, AadBytes::from(aad).as_slice(), &mut bytes) {
+            Ok(tag) => {
+                bytes.extend_from_slice(&tag);
+                Ok(WirePayload::new(bytes, nonce, aad))
+            }
+            Err(error) => {
+                bytes.zeroize();
+                Err(error)
+            }
+        }
     }
 }
 
@@ -181,7 +193,7 @@ impl ClientSession {
 
     fn open(&self, payload: &SealedPayload, aad: Aad) -> Result<Plaintext, OpenError> {
         // The aad on the wire only ever confirms the one that is due.
-        if payload.claimed_aad != aad.to_string().as_bytes() {
+        if payload.claimed_aad != AadBytes::from(aad).as_slice() {
             return Err(OpenError);
         }
         self.key.open(&payload.sealed, aad)
