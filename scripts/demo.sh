@@ -51,6 +51,10 @@ say "4. Asking over an encrypted session: $question"
 
 say "5. What travelled, as anybody on the way saw it"
 "$bin/fabstir" inspect "$work/wire.jsonl"
+sealed() { grep -m"$2" "\"$1" "$work/wire.jsonl" | tail -1 | sed -nE 's/.*ciphertextHex\\":\\"([0-9a-f]{1,64}).*/\1/p'; }
+printf '\n%-10s %s\n%-10s %s…\n' "was asked" "$question" "travelled" "$(sealed encrypted_message 1)"
+printf '%-10s %s\n%-10s %s… and %s pieces more\n' "was said" "$(head -1 "$work/answer.txt")" "travelled" \
+    "$(sealed encrypted_chunk 1)" "$(($(grep -c 'encrypted_chunk' "$work/wire.jsonl") - 1))"
 
 say "6. Checking"
 answer=$(tr -d '\n' <"$work/answer.txt")

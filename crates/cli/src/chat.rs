@@ -19,7 +19,7 @@ use crate::{
 };
 
 const HELP: &str = "\
-/quit, Ctrl-D  leave; the node forgets the conversation
+/quit, Ctrl-D  leave; the node forgets the conversation a minute later, or as its operator has set
 Ctrl-C         stop the answer
 /help          this
 ";

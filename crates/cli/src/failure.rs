@@ -78,6 +78,7 @@ impl From<Error> for Failure {
             }
             Error::Connect(_) => (Exit::Connect, "check --node, and that the node runs".to_owned()),
             Error::Refused { code, retry_after, .. } => (Exit::Refused, after_refusal(code, *retry_after)),
+            Error::TooLarge => (Exit::Refused, "shorten it".to_owned()),
             Error::DidNotOpen => (
                 Exit::Broken,
                 "someone changed it on the way, or the node is not the one expected".to_owned(),

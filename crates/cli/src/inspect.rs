@@ -27,6 +27,9 @@ pub(crate) fn run(path: &Path) -> Result<Exit, Failure> {
         })?;
         rows.push(Row::of(&line));
     }
+    if rows.is_empty() {
+        return Err(Failure::file(path, "there is no frame in it; make a capture with --capture"));
+    }
     let mut out = io::stdout().lock();
     table(&mut out, &rows)?;
     paragraph(&mut out, &rows)?;
@@ -69,7 +72,7 @@ impl Row {
             tokens: frame.get("tokens").or_else(|| frame.get("tokens_used")).and_then(Value::as_u64),
             session_id: text(frame.get("session_id")),
             address: text(frame.get("client_address")),
-            usage: frame.get("usage").map(|usage| cell(&usage.to_string())),
+            usage: frame.get("usage").map(|usage| shown(&usage.to_string(), 600)),
         }
     }
 
@@ -102,7 +105,11 @@ impl Row {
 
 /// A capture may come from anybody: no escape sequences, no lines of its own, no endless cells.
 fn cell(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(160).collect()
+    shown(text, 160)
+}
+
+fn shown(text: &str, most: usize) -> String {
+    text.chars().filter(|c| !c.is_control()).take(most).collect()
 }
 
 fn optional(value: Option<impl ToString>) -> String {

@@ -16,7 +16,10 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async_with_config,
-    tungstenite::{Message, protocol::WebSocketConfig},
+    tungstenite::{
+        Message,
+        protocol::{WebSocketConfig, frame::coding::CloseCode},
+    },
 };
 use url::Url;
 
@@ -24,6 +27,8 @@ use crate::{Error, Request, rng};
 
 /// Largest frame that is taken from a node.
 const MAX_FRAME_BYTES: usize = 4 << 20;
+/// How long what a node said before it closed is waited for.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Who sent a frame.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -219,7 +224,12 @@ impl Client {
 
     async fn send(&mut self, frame: String) -> Result<(), Error> {
         self.saw(Direction::Sent, &frame);
-        self.socket.send(Message::text(frame)).await.map_err(|error| Error::Connect(error.to_string()))
+        let Err(error) = self.socket.send(Message::text(frame)).await else { return Ok(()) };
+        // A node that closes the connection says why, and that may have come before the failure to send.
+        match timeout(LAST_WORDS, self.receive()).await {
+            Ok(Err(Error::TooLarge)) => Err(Error::TooLarge),
+            Ok(_) | Err(_) => Err(Error::Connect(error.to_string())),
+        }
     }
 
     /// The next frame; `None` when the connection has ended.
@@ -237,6 +247,9 @@ impl Client {
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
                 Some(Ok(Message::Binary(_))) => return Err(Error::Protocol),
+                Some(Ok(Message::Close(Some(frame)))) if frame.code == CloseCode::Size => {
+                    return Err(Error::TooLarge);
+                }
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return Ok(None),
             }
         }

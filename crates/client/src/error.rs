@@ -21,6 +21,9 @@ pub enum Error {
         /// When to try again, where the node says.
         retry_after: Option<Duration>,
     },
+    /// The node takes no frame as large as the request.
+    #[error("the request is larger than the node takes")]
+    TooLarge,
     /// Something that the node sent did not open. The session is closed and its key is wiped.
     #[error("a frame from the node did not open: the session is closed")]
     DidNotOpen,

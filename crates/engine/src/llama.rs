@@ -42,12 +42,12 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file is missing or cannot be read.
-    #[error("{path}: {source}")]
+    #[error("{path}: {cause}")]
     File {
         /// Which.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The file is something else.
     #[error("{0} is not a GGUF file")]
@@ -252,7 +252,7 @@ impl Drop for LlamaEngine {
 
 /// The SHA-256 of a GGUF file.
 fn digest(path: &Path) -> Result<String, LoadError> {
-    let failed = |source| LoadError::File { path: path.to_owned(), source };
+    let failed = |cause| LoadError::File { path: path.to_owned(), cause };
     let mut file = File::open(path).map_err(failed)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];

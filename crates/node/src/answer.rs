@@ -349,10 +349,17 @@ impl Answer {
     }
 
     fn error_frame(&self, fault: &Fault) -> String {
-        let context_window_size = fault.prompt_tokens.map(|_| self.usage.context_window_size);
+        let window = self.usage.context_window_size;
+        let context_window_size = fault.prompt_tokens.map(|_| window);
+        let message = match fault.prompt_tokens {
+            Some(tokens) => {
+                format!("the prompt has {tokens} tokens, and the context holds {window} with the answer")
+            }
+            None => meaning(fault.code, fault.field),
+        };
         NodeFrame::Error {
             code: fault.code,
-            message: &meaning(fault.code, fault.field),
+            message: &message,
             retry_after_ms: None,
             prompt_tokens: fault.prompt_tokens,
             context_window_size,

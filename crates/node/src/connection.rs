@@ -99,7 +99,7 @@ impl Connection {
         let (out, outgoing) = mpsc::channel(OUTGOING);
         let connection = Self {
             id: node.next_connection(),
-            gone: node.stopping.child_token(),
+            gone: CancellationToken::new(),
             node,
             peer,
             out,
@@ -380,10 +380,13 @@ impl Connection {
             before: lane.last.replace(next),
             client,
         };
-        let gone = self.gone.clone();
+        let (gone, stopping) = (self.gone.clone(), self.node.stopping.clone());
         self.answers.spawn(async move {
             let watch = async {
-                ended.cancelled().await;
+                tokio::select! {
+                    () = ended.cancelled() => {}
+                    () = stopping.cancelled() => {}
+                }
                 cancel.cancel();
                 std::future::pending::<()>().await;
             };

@@ -31,8 +31,8 @@ pub enum EngineError {
     Names(#[from] SameName),
     #[error("ENGINE_URL: {0}")]
     Upstream(#[from] UpstreamError),
-    #[error("{setting}: {path}: {source}")]
-    File { setting: &'static str, path: String, source: io::Error },
+    #[error("{setting}: {path}: {cause}")]
+    File { setting: &'static str, path: String, cause: io::Error },
     #[error("loading the model was interrupted")]
     Interrupted,
 }
@@ -68,7 +68,7 @@ async fn llama(config: &EngineConfig, hub: Option<&str>) -> Result<Arc<dyn Engin
 }
 
 fn read(setting: &'static str, path: &Path) -> Result<String, EngineError> {
-    let failed = |source| EngineError::File { setting, path: path.display().to_string(), source };
+    let failed = |cause| EngineError::File { setting, path: path.display().to_string(), cause };
     fs::read_to_string(path).map_err(failed)
 }
 

@@ -14,8 +14,13 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
+fn main() -> anyhow::Result<()> {
+    bound_spinning();
+    serve()
+}
+
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn serve() -> anyhow::Result<()> {
     let env_file = EnvFile::read(Path::new(".env"))?;
     // What is not UTF-8 is wrong, and not absent: a key that is set wrongly must stop the start.
     let set = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
@@ -37,6 +42,28 @@ async fn main() -> anyhow::Result<()> {
     server::run(listener, node, metrics).await;
     Ok(())
 }
+
+/// The threads that compute wait for each other by spinning, for milliseconds by default: where others want the cores too,
+/// one that waits keeps the one that it waits for from running. The runtime of OpenMP reads how long before `main`, so the
+/// program starts itself anew with a bound (docs/decisions/0010).
+#[cfg(target_os = "linux")]
+fn bound_spinning() {
+    use std::{env, os::unix::process::CommandExt as _, process::Command};
+    const SPINS: (&str, &str) = ("GOMP_SPINCOUNT", "20000");
+    if [SPINS.0, "OMP_WAIT_POLICY"].iter().any(|name| env::var_os(name).is_some()) {
+        return;
+    }
+    let mut arguments = env::args_os();
+    let mut again = Command::new("/proc/self/exe");
+    if let Some(name) = arguments.next() {
+        again.arg0(name);
+    }
+    // Returns only where that failed, and then the node runs as it is.
+    let _ = again.args(arguments).env(SPINS.0, SPINS.1).exec();
+}
+
+#[cfg(not(target_os = "linux"))]
+fn bound_spinning() {}
 
 /// The first SIGINT or SIGTERM drains, the second stops at once.
 fn stop_on_signals(node: &Arc<Node>) -> anyhow::Result<()> {

@@ -49,8 +49,8 @@ pub enum ModelError {
     Fetch(String),
     #[error("{name} could not be fetched: {reason}")]
     Hub { name: String, reason: String },
-    #[error("{path}: {source}")]
-    File { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {cause}")]
+    File { path: PathBuf, cause: std::io::Error },
 }
 
 impl ModelSource {
@@ -99,16 +99,17 @@ fn models_dir() -> Result<PathBuf, ModelError> {
 
 async fn fetch_default(models: &Path) -> Result<PathBuf, ModelError> {
     let failed = |reason: &str| ModelError::Fetch(reason.to_owned());
-    // The script's progress goes to the terminal as it comes; its last line is the path.
-    let output = Command::new("sh")
+    // The script's progress and complaints go to the terminal as they come; its last line is the path.
+    let script = Command::new("sh")
         .args(["-c", FETCH_DEFAULT, "fetch-model"])
         .arg(models)
         .stdin(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .kill_on_drop(true)
-        .output()
-        .await
+        .spawn()
         .map_err(|error| failed(&format!("sh cannot be run: {error}")))?;
+    let output = script.wait_with_output().await.map_err(|error| failed(&error.to_string()))?;
     if !output.status.success() {
         return Err(failed("see the lines above"));
     }

@@ -546,7 +546,17 @@ async fn what_does_not_finish_in_time_is_cancelled() {
     assert_eq!(peer.receive().await["type"], "encrypted_chunk");
     // 100 seconds of words; a stop that waits for them waits longer than this test has patience.
     node.stop().await;
-    while peer.next().await.is_some() {}
+    // What is cut off says so, sealed, as a cancelled answer does.
+    let heard = async {
+        loop {
+            let frame = peer.next().await.expect("the answer has an end");
+            if frame["type"] == "stream_end" {
+                return frame;
+            }
+        }
+    };
+    assert_eq!(heard.await["reason"], "cancelled");
+    assert_eq!(peer.close_code().await, Some(1001));
 }
 
 #[tokio::test]

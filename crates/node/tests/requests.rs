@@ -39,8 +39,10 @@ async fn an_answer_meets_the_schema_that_came_with_the_request() {
     let answer: Value = serde_json::from_str(&heard.text).unwrap();
     assert!(["red", "green", "blue"].contains(&answer["colour"].as_str().unwrap()), "{answer}");
     assert_eq!(heard.finish_reason, "stop");
-    // The conversation goes on after it, in words.
-    let heard = peer.ask(&mut session, r#"{"prompt":"Say hello.","max_tokens":4}"#).await;
+    // What comes next is free of it.
+    let next =
+        json!({"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 4, "temperature": 0});
+    let heard = peer.ask(&mut session, &next.to_string()).await;
     assert!(!heard.text.starts_with('{'), "{}", heard.text);
 }
 

@@ -164,8 +164,8 @@ struct WireRequest {
     prompt: Option<OneOrMany>,
     messages: Option<Vec<WireMessage>>,
     model: Option<String>,
-    max_tokens: Option<u32>,
-    max_completion_tokens: Option<u32>,
+    max_tokens: Option<u64>,
+    max_completion_tokens: Option<u64>,
     temperature: Option<f32>,
     top_p: Option<f32>,
     top_k: Option<u32>,
@@ -440,7 +440,9 @@ impl WireRequest {
             }
         };
         let tools = self.tools()?;
-        let max_tokens = self.max_completion_tokens.or(self.max_tokens);
+        // More than any context holds is capped to it like anything else that is too much.
+        let most = self.max_completion_tokens.or(self.max_tokens);
+        let max_tokens = most.map(|most| u32::try_from(most).unwrap_or(u32::MAX));
         let model = self.model.take();
         self.extra.retain(|_, value| !value.is_null());
         let extra = std::mem::take(&mut self.extra);
@@ -463,7 +465,7 @@ impl WireRequest {
     }
 
     fn prompt(self) -> Result<RequestPrompt, RequestError> {
-        const BOTH: RequestError = RequestError::Invalid("prompt or messages: one of them, not both,");
+        const BOTH: RequestError = RequestError::Invalid("prompt, messages (exactly one of them)");
         if self.op == Some(Op::Embeddings) {
             let texts = many(self.prompt);
             if texts.is_empty() || texts.len() > MAX_EMBEDDED || texts.iter().any(String::is_empty) {
@@ -648,7 +650,7 @@ mod tests {
         assert_eq!(refused(r#"{"prompt":"a","logit_bias":{"1":101}}"#), RequestError::Invalid("logit_bias"));
         assert_eq!(
             refused(r#"{"prompt":["a"]}"#),
-            RequestError::Invalid("prompt or messages: one of them, not both,")
+            RequestError::Invalid("prompt, messages (exactly one of them)")
         );
         assert_eq!(refused(r#"{"op":"embeddings","prompt":[]}"#), RequestError::Invalid("prompt"));
         assert_eq!(refused(r#"{"prompt":"a","n":2}"#), RequestError::Unsupported("n"));

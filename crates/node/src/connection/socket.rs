@@ -8,6 +8,7 @@ use futures_util::{
     stream::{SplitSink, SplitStream},
 };
 use tokio::{
+    io,
     sync::mpsc,
     time::{MissedTickBehavior, interval, timeout},
 };
@@ -54,6 +55,12 @@ pub(crate) async fn serve(node: Arc<Node>, socket: Socket, peer: IpAddr) {
         }
     };
     let _ = timeout(patience, last).await;
+    if matches!(why, End::Socket(tungstenite::Error::Capacity(_))) {
+        // A socket that is closed with bytes unread takes what was sent last with it: the reason, that is.
+        if let Ok(mut socket) = sink.reunite(stream) {
+            let _ = timeout(LAST_TRY, io::copy(socket.get_mut(), &mut io::sink())).await;
+        }
+    }
 }
 
 /// Why a connection ended, as far as the peer can be told.
@@ -107,6 +114,12 @@ async fn read(node: &Node, connection: &mut Connection, stream: &mut Reader) -> 
         let next = tokio::select! {
             biased;
             () = gone.cancelled() => return End::Closed(CloseReason::GoingAway),
+            () = node.stopping.cancelled() => {
+                // The answers are cancelled, and say so.
+                answers.close();
+                let _ = timeout(LAST_TRY, answers.wait()).await;
+                return End::Closed(CloseReason::GoingAway);
+            }
             next = timeout(silence, stream.next()) => next,
             () = drained => continue,
         };

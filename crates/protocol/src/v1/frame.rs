@@ -480,9 +480,7 @@ pub enum NodeFrame<'a> {
     SessionInitAck {
         status: &'a str,
         session_id: &'a str,
-        #[serde(skip_serializing_if = "Option::is_none")]
         job_id: Option<StringOrNumber>,
-        #[serde(skip_serializing_if = "Option::is_none")]
         chain_id: Option<serde_json::Number>,
         #[serde(skip_serializing_if = "Option::is_none")]
         client_address: Option<String>,
