@@ -2,6 +2,7 @@
 //! on the same model, threads, prompts and client. Results are kept after every part, so that a run that was
 //! broken off goes on where it stopped.
 
+mod alone;
 mod load;
 mod report;
 mod server;
@@ -45,9 +46,19 @@ struct Args {
     /// Most tokens of an answer
     #[arg(long, default_value = "96")]
     tokens: u32,
+    /// Idle sessions whose memory is measured
+    #[arg(long, default_value = "5000")]
+    idle_sessions: usize,
     /// Threads of either server
     #[arg(long, default_value = "2")]
     threads: u32,
+}
+
+/// All that was measured.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+struct Results {
+    turns: Vec<Turn>,
+    alone: Option<alone::Alone>,
 }
 
 /// What was measured of one server in one turn.
@@ -62,9 +73,9 @@ struct Turn {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let mut done: Vec<Turn> = match fs::read(&args.results) {
+    let mut done: Results = match fs::read(&args.results) {
         Ok(json) => serde_json::from_slice(&json).context("the kept results cannot be read; remove them")?,
-        Err(_) => Vec::new(),
+        Err(_) => Results::default(),
     };
     let rounds = (0..args.alternations).flat_map(|number| {
         // Who begins changes, so that neither always has the machine as the other left it.
@@ -74,11 +85,16 @@ async fn main() -> anyhow::Result<()> {
     let rounds: Vec<_> = rounds.collect();
     let bar = ProgressBar::new(u64::try_from(rounds.len())?);
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {elapsed}")?);
+    if done.alone.is_none() {
+        bar.set_message("the node alone");
+        done.alone = Some(alone::measure(&args.node, args.idle_sessions).await?);
+        keep(&args.results, &done)?;
+    }
     for (alternation, who) in rounds {
-        if !done.iter().any(|turn| turn.alternation == alternation && turn.who == who) {
+        if !done.turns.iter().any(|turn| turn.alternation == alternation && turn.who == who) {
             bar.set_message(format!("{who}, turn {}", alternation.saturating_add(1)));
             let turn = measure(&args, alternation, who).await?;
-            done.push(turn);
+            done.turns.push(turn);
             keep(&args.results, &done)?;
         }
         bar.inc(1);
@@ -104,7 +120,7 @@ async fn measure(args: &Args, alternation: usize, who: Who) -> anyhow::Result<Tu
     Ok(Turn { alternation, who, loads, turns })
 }
 
-fn keep(path: &Path, done: &[Turn]) -> anyhow::Result<()> {
+fn keep(path: &Path, done: &Results) -> anyhow::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }

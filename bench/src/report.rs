@@ -7,7 +7,7 @@ use plotters::prelude::{
     ChartBuilder, Circle, IntoDrawingArea as _, IntoLogRange as _, LineSeries, RGBColor, SVGBackend, WHITE,
 };
 
-use crate::{Turn, load::Load, server::Who};
+use crate::{Results, Turn, alone::Alone, load::Load, server::Who};
 
 /// Between these lines of the page stands what this program writes.
 const BEGIN: &str = "<!-- make bench writes from here -->";
@@ -15,8 +15,12 @@ const END: &str = "<!-- to here -->";
 
 /// Prints the tables, and writes them into the page, and the plots beside it, where one is given.
 #[expect(clippy::print_stdout, reason = "the tables are what the program is for")]
-pub(crate) fn write(turns: &[Turn], page: Option<&Path>) -> anyhow::Result<()> {
-    let tables = tables(turns)?;
+pub(crate) fn write(results: &Results, page: Option<&Path>) -> anyhow::Result<()> {
+    let turns = results.turns.as_slice();
+    let mut tables = tables(turns)?;
+    if let Some(alone) = &results.alone {
+        write_alone(&mut tables, alone)?;
+    }
     println!("{tables}");
     let Some(page) = page else { return Ok(()) };
     let text = fs::read_to_string(page)?;
@@ -69,6 +73,19 @@ fn tables(turns: &[Turn]) -> anyhow::Result<String> {
     row(&mut out, "second turn", &second(Who::Node), &second(Who::Peer))?;
     row(&mut out, "second : first", &share(Who::Node), &share(Who::Peer))?;
     Ok(out)
+}
+
+fn write_alone(out: &mut String, alone: &Alone) -> std::fmt::Result {
+    let (clear, sealed) = (median(&alone.clear), median(&alone.sealed));
+    writeln!(out, "\n### the node alone, with an engine that takes no time\n\n| what | figure |\n|---|---|")?;
+    writeln!(out, "| sessions opened a second, in turn on one connection | {:.0} |", alone.inits_in_turn)?;
+    writeln!(out, "| the same, eight connections side by side | {:.0} |", alone.inits_side_by_side)?;
+    writeln!(out, "| question to first words in the clear, median, µs | {clear:.0} |")?;
+    writeln!(out, "| the same, sealed and opened, the session being open | {sealed:.0} |")?;
+    writeln!(out, "| what encryption adds, both sides together, µs | {:.0} |", sealed - clear)?;
+    writeln!(out, "| bytes of frames to the client for each token | {:.0} |", alone.bytes_per_token)?;
+    let (count, kib) = (alone.idle_sessions, alone.kib_per_session);
+    writeln!(out, "| memory of an idle encrypted session, {count} of them open, KiB | {kib:.1} |")
 }
 
 fn row(out: &mut String, name: &str, node: &[f64], peer: &[f64]) -> std::fmt::Result {

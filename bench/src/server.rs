@@ -19,6 +19,8 @@ use tokio::{
     time::timeout,
 };
 
+use crate::alone::resident_kib;
+
 /// What both put before every conversation: the node by its operator's setting, the peer because it is sent.
 const SYSTEM: &str = "You are a helpful assistant.";
 /// Tokens that each sequence may hold.
@@ -40,6 +42,22 @@ impl fmt::Display for Who {
             Self::Node => "fabstir-llm-node",
             Self::Peer => "llama-server",
         })
+    }
+}
+
+/// What a node is started with, beside its key and its address.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeSettings(Vec<(String, String)>);
+
+impl NodeSettings {
+    pub(crate) fn new<const COUNT: usize>(settings: [(&str, &str); COUNT]) -> Self {
+        let mut all = Self(Vec::new());
+        all.extend(&settings);
+        all
+    }
+
+    pub(crate) fn extend(&mut self, more: &[(&str, &str)]) {
+        self.0.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     }
 }
 
@@ -85,23 +103,30 @@ impl Server {
         threads: u32,
     ) -> anyhow::Result<Self> {
         match who {
-            Who::Node => Self::start_node(binary, model, slots, threads).await,
+            Who::Node => {
+                let model = model.to_string_lossy();
+                let settings = NodeSettings::new([
+                    ("MODEL_PATH", model.as_ref()),
+                    ("MAX_SEQUENCES", &slots.to_string()),
+                    ("CONTEXT_TOKENS", &CONTEXT.to_string()),
+                    ("THREADS", &threads.to_string()),
+                    ("DEFAULT_SYSTEM_PROMPT", SYSTEM),
+                ]);
+                Self::start_node(binary, &settings).await
+            }
             Who::Peer => Self::start_peer(binary, model, slots, threads).await,
         }
     }
 
-    async fn start_node(binary: &Path, model: &Path, slots: usize, threads: u32) -> anyhow::Result<Self> {
+    /// Starts the node with a fresh key.
+    pub(crate) async fn start_node(binary: &Path, settings: &NodeSettings) -> anyhow::Result<Self> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
         let mut child = Command::new(binary)
             .env_clear()
             .env("HOST_PRIVATE_KEY", const_hex::encode(seed))
-            .env("MODEL_PATH", model)
             .env("LISTEN_ADDR", "127.0.0.1:0")
-            .env("MAX_SEQUENCES", slots.to_string())
-            .env("CONTEXT_TOKENS", CONTEXT.to_string())
-            .env("THREADS", threads.to_string())
-            .env("DEFAULT_SYSTEM_PROMPT", SYSTEM)
+            .envs(settings.0.iter().map(|(name, value)| (name, value)))
             .current_dir(std::env::temp_dir())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -170,6 +195,19 @@ impl Server {
             }
             Way::Peer { url, http } => Asker::Peer { url: url.clone(), http: http.clone() },
         })
+    }
+
+    /// The address and key of a node.
+    pub(crate) fn node(&self) -> anyhow::Result<(&str, &PublicKey)> {
+        match &self.way {
+            Way::Node { url, key } => Ok((url, key)),
+            Way::Peer { .. } => bail!("this is no node"),
+        }
+    }
+
+    /// Its resident memory.
+    pub(crate) fn memory_kib(&self) -> anyhow::Result<u64> {
+        resident_kib(self.child.id().context("it has ended")?)
     }
 
     /// Stops it and waits until it is gone.

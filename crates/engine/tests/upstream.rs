@@ -319,6 +319,16 @@ async fn a_server_that_fails_before_its_first_word_costs_nothing() {
 }
 
 #[tokio::test]
+async fn one_address_that_stands_for_many_servers_is_tried_again() {
+    let mock = Mock::start(vec![Act::Drop, paris()]).await;
+    let answer = ask(&engine(&[&mock]).await, asking("capital?")).await;
+    assert_eq!((answer.text.as_str(), mock.asked().len()), ("Paris", 2));
+    let busy = Mock::start(vec![Act::Refuse(503, "{}".into()), paris()]).await;
+    let answer = ask(&engine(&[&busy]).await, asking("capital?")).await;
+    assert_eq!((answer.end, busy.asked().len()), (Some(Err(Failure::Busy)), 1), "who is busy is left alone");
+}
+
+#[tokio::test]
 async fn nothing_is_asked_twice_once_a_word_has_come() {
     for act in [
         Act::Break(vec![words("Par")]),
@@ -430,7 +440,7 @@ async fn waiting_requests_take_turns_by_client_and_the_line_is_bounded() {
 
 #[tokio::test]
 async fn a_server_that_comes_back_is_found_again() {
-    let mock = Mock::start(vec![Act::Drop, paris()]).await;
+    let mock = Mock::start(vec![Act::Drop, Act::Drop, paris()]).await;
     let config = UpstreamConfig { health_interval: Duration::from_millis(20), ..config(&[&mock]) };
     let engine = UpstreamEngine::connect(config).await.unwrap();
     assert_eq!(ask(&engine, asking("a")).await.end, Some(Err(Failure::Engine)));

@@ -21,6 +21,9 @@ use crate::{
 const MAX_BODY: usize = 64 << 20;
 const MAX_FAULT: usize = 64 << 10;
 const MAX_CALLS: usize = 4 << 20;
+/// How often each server may be tried, and the pause in between.
+const ROUNDS: u32 = 2;
+const PAUSE: Duration = Duration::from_millis(250);
 /// Bytes of text to a token, where the server does not count.
 const BYTES_A_TOKEN: usize = 4;
 
@@ -61,7 +64,18 @@ async fn answer(shared: &Shared, request: &Request, reader: &mpsc::Sender<Output
     let mut tried = Vec::new();
     let mut last = Failure::Engine;
     let mut dropped = 0;
-    while let Some((number, server)) = shared.pool.choose(&tried) {
+    let mut rounds: u32 = 0;
+    loop {
+        let Some((number, server)) = shared.pool.choose(&tried) else {
+            // One address may stand for many servers: what failed there once need not fail twice.
+            rounds = rounds.saturating_add(1);
+            if rounds == ROUNDS || last != Failure::Engine {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+            tried.clear();
+            continue;
+        };
         tried.push(number);
         let Some(body) = Body::of(request, dropped) else {
             last = Failure::Invalid("tools or response_format");
