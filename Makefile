@@ -3,10 +3,10 @@
 SHELL := /bin/bash
 RUN = . scripts/env.sh &&
 
-.PHONY: help demo run test bootstrap model build check fmt defences vectors bench
+.PHONY: help demo run test bootstrap model build check fmt defences vectors bench test-upstream test-ray
 
 help: ## what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 demo: bootstrap ## one encrypted question to a real model, from nothing
 	@$(RUN) scripts/demo.sh
@@ -40,3 +40,9 @@ vectors: ## write vectors/ anew; a difference is a change of the protocol
 
 bench: bootstrap ## what the protocol costs, and the node beside llama-server (FRESH=1 begins anew)
 	@$(RUN) scripts/bench.sh
+
+test-upstream: bootstrap ## the node in front of two real llama-servers, one of which is killed
+	@$(RUN) scripts/test-upstream.sh
+
+test-ray: bootstrap ## the node in front of a Ray Serve application, one replica of which is killed
+	@$(RUN) scripts/test-ray.sh

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# The node in front of a Ray Serve application of two replicas with llama.cpp inside, one of which is killed while questions
+# are being answered. Not part of `make test`: it installs Ray and llama-server first.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/env.sh
+. scripts/servers.sh
+
+server=$(scripts/peer.sh)
+model=$(scripts/fetch-model.sh)
+ray=target/ray
+if [ ! -x "$ray/bin/ray" ]; then
+    echo "== installing Ray (once)" >&2
+    python3 -m venv "$ray"
+    "$ray/bin/pip" -q --disable-pip-version-check install -r examples/ray-serve/requirements.txt
+fi
+cargo build --release --locked --package fabstir-llm-node --package fabstir-cli
+
+port=$(free_port)
+env RAY_USAGE_STATS_ENABLED=0 RAY_DEDUP_LOGS=0 RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 LLAMA_SERVER="$server" MODEL_PATH="$model" PORT="$port" \
+    "$ray/bin/python" examples/ray-serve/app.py >"$work/ray.log" 2>&1 &
+started+=($!)
+until_answers "http://127.0.0.1:$port/v1/models" || { tail -20 "$work/ray.log"; exit 1; }
+start_node ENGINE_URL="http://127.0.0.1:$port/v1"
+
+# The process of each replica, as its answers name it: several questions at once find them all.
+replicas() {
+    local i
+    for i in $(seq 8); do
+        curl -sS -m 60 -D - -o /dev/null "http://127.0.0.1:$port/v1/chat/completions" -H 'content-type: application/json' \
+            -d '{"messages":[{"role":"user","content":"hi"}],"max_tokens":8,"stream":true}' 2>/dev/null &
+    done | tr -d '\r' | sed -n 's/^x-replica-pid: //Ip' | sort -u
+}
+check "a question is answered" 'ask "What is the capital of France?" | grep -qi paris'
+check "there are two replicas" '[ "$(replicas | wc -l)" -ge 2 ]'
+# Eight questions, and in the middle of them one replica dies with the llama-server inside it.
+for i in $(seq 8); do (ask "Say hello to the fox number $i." >"$work/$i" 2>"$work/$i.err"; echo $? >"$work/$i.rc") & pids[$i]=$!; done
+sleep 1
+victim=$(replicas | head -1)
+pkill -9 -P "$victim" || true
+kill -9 "$victim"
+for i in $(seq 8); do wait "${pids[$i]}" || true; done
+answered=$(grep -lx 0 "$work"/[0-9].rc | wc -l)
+told=$(grep -L -x 0 "$work"/[0-9].rc | wc -l)
+echo "      of eight questions $answered were answered, $told told that the engine failed after their first words"
+check "no question is left without an answer or a reason" '[ $((answered + told)) = 8 ] && [ "$answered" -ge 4 ]'
+check "those that failed say why" '! grep -L "ENGINE_FAILED\|answered with an error\|cut off" $(for i in $(seq 8); do grep -qx 0 "$work/$i.rc" || echo "$work/$i.err"; done) /dev/null | grep -v /dev/null | grep .'
+check "questions after it are answered" 'for i in 1 2 3; do ask "What is the capital of France?" | grep -qi paris || exit 1; done'
+replaced() { local i; for i in $(seq 60); do [ "$(replicas | grep -cvx "$victim")" -ge 2 ] && return; sleep 1; done; return 1; }
+check "the dead replica is replaced" replaced
+finish
