@@ -14,7 +14,9 @@ mod support;
 
 use std::{
     ffi::OsStr,
+    io::{BufRead as _, BufReader},
     os::unix::ffi::OsStrExt as _,
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -184,13 +186,25 @@ async fn sigterm_drains_and_exits_zero() {
     assert!(log.contains("draining") && log.contains("every session key is wiped"), "{log}");
 }
 
-/// What a node says that does not start.
+/// What a node says that does not start, and its exit code: 0 for one that starts all the same.
 fn refused_start<V: AsRef<OsStr>>(env: &[(&str, V)], flags: &[&str]) -> (Option<i32>, String) {
     let dir = tempfile::tempdir().unwrap();
-    let output =
-        node_in(dir.path()).args(flags).envs(env.iter().map(|(name, value)| (name, value))).output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(said).unwrap())
+    let mut command = node_in(dir.path());
+    command.args(flags).envs(env.iter().map(|(name, value)| (name, value)));
+    let mut node = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    for line in BufReader::new(node.stdout.take().unwrap()).lines().map_while(Result::ok) {
+        said.push_str(&line);
+        said.push('\n');
+        if line.contains(" listening ") {
+            node.kill().unwrap();
+            node.wait().unwrap();
+            return (Some(0), said);
+        }
+    }
+    let rest = node.wait_with_output().unwrap();
+    said.push_str(&String::from_utf8_lossy(&rest.stderr));
+    (rest.status.code(), said)
 }
 
 #[test]

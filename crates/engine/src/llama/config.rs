@@ -18,7 +18,7 @@ pub struct LlamaConfig {
     pub threads: Option<u32>,
     /// Requests that may wait for a slot.
     pub max_waiting: usize,
-    /// Prompt tokens computed in one step at most; half of it while answers run, which wait for every step.
+    /// Prompt tokens computed in one step at most; a quarter of it while answers run, which wait for every step.
     pub prefill_chunk: u32,
     /// How long a reader may leave its outputs unread before its slot is taken away.
     pub stalled_reader: Duration,
