@@ -32,19 +32,31 @@ replicas() {
     done | tr -d '\r' | sed -n 's/^x-replica-pid: //Ip' | sort -u
 }
 check "a question is answered" 'ask "What is the capital of France?" | grep -qi paris'
-check "there are two replicas" '[ "$(replicas | wc -l)" -ge 2 ]'
+check "there are two replicas" 'replicas >"$work/replicas"; [ "$(wc -l <"$work/replicas")" = 2 ]'
 # Eight questions, and in the middle of them one replica dies with the llama-server inside it.
-for i in $(seq 8); do (ask "Say hello to the fox number $i." >"$work/$i" 2>"$work/$i.err"; echo $? >"$work/$i.rc") & pids[$i]=$!; done
-sleep 1
-victim=$(replicas | head -1)
+for i in $(seq 8); do
+    (timeout 60 "$bin/fabstir" ask --node "ws://$address/v1/ws" --node-key "$node_key" --key-file "$work/client.key" \
+        --known-nodes "$work/known_nodes" --temperature 0 --max-tokens 200 "Tell a long story of fox number $i." \
+        >"$work/$i.out" 2>"$work/$i.err"; echo $? >"$work/$i.rc") &
+    asked[$i]=$!
+done
+sleep 1.5
+victim=$(head -1 "$work/replicas")
 pkill -9 -P "$victim" || true
 kill -9 "$victim"
-for i in $(seq 8); do wait "${pids[$i]}" || true; done
-answered=$(grep -lx 0 "$work"/[0-9].rc | wc -l)
-told=$(grep -L -x 0 "$work"/[0-9].rc | wc -l)
-echo "      of eight questions $answered were answered, $told told that the engine failed after their first words"
-check "no question is left without an answer or a reason" '[ $((answered + told)) = 8 ] && [ "$answered" -ge 4 ]'
-check "those that failed say why" '! grep -L "ENGINE_FAILED\|answered with an error\|cut off" $(for i in $(seq 8); do grep -qx 0 "$work/$i.rc" || echo "$work/$i.err"; done) /dev/null | grep -v /dev/null | grep .'
+answered=0 told=0
+for i in $(seq 8); do
+    wait "${asked[$i]}" || true
+    if [ "$(cat "$work/$i.rc")" = 0 ] && [ -s "$work/$i.out" ]; then
+        answered=$((answered + 1))
+    elif grep -q ENGINE_FAILED "$work/$i.err"; then
+        told=$((told + 1))
+    else
+        echo "      question $i: exit $(cat "$work/$i.rc"): $(cat "$work/$i.err")"
+    fi
+done
+echo "      of eight questions $answered were answered, and $told told that the engine failed after their first words"
+check "every question has an answer or a reason" '[ $((answered + told)) = 8 ] && [ "$answered" -ge 3 ]'
 check "questions after it are answered" 'for i in 1 2 3; do ask "What is the capital of France?" | grep -qi paris || exit 1; done'
 replaced() { local i; for i in $(seq 60); do [ "$(replicas | grep -cvx "$victim")" -ge 2 ] && return; sleep 1; done; return 1; }
 check "the dead replica is replaced" replaced

@@ -103,7 +103,6 @@ impl Sampler {
                 all
             }
         };
-        candidates.sort_unstable_by_key(|candidate| Reverse(candidate.rank()));
         self.cut_to_top_p(&mut candidates);
         self.cut_to_min_p(&mut candidates);
         let weights = weights(&candidates, self.settings.temperature);
@@ -158,31 +157,42 @@ impl Sampler {
         }
     }
 
+    /// Leaves the likeliest that together are as likely as top-p says, in order. A whole vocabulary is not sorted for
+    /// that: its likeliest few are, and more of them only where those do not suffice.
     fn cut_to_top_p(&self, candidates: &mut Vec<Candidate>) {
         if self.settings.top_p >= 1.0 {
             return;
         }
-        let weights = weights(candidates, 1.0);
-        let enough = self.settings.top_p * weights.iter().sum::<f32>();
-        let mut sum = 0.0;
-        let kept = weights.iter().take_while(|weight| {
-            let more = sum < enough;
-            sum += **weight;
-            more
-        });
-        let kept = kept.count().max(1);
-        candidates.truncate(kept);
+        let most = most(candidates);
+        let weight = |candidate: &Candidate| weight(candidate.logit - most, 1.0);
+        let enough = self.settings.top_p * candidates.iter().map(weight).sum::<f32>();
+        let mut sorted = FEW;
+        loop {
+            let end = sorted.min(candidates.len());
+            if end < candidates.len() {
+                candidates.select_nth_unstable_by_key(end, |candidate| Reverse(candidate.rank()));
+            }
+            let head = candidates.get_mut(..end).unwrap_or_default();
+            head.sort_unstable_by_key(|candidate| Reverse(candidate.rank()));
+            let mut sum = 0.0;
+            let kept = head.iter().take_while(|candidate| {
+                let more = sum < enough;
+                sum += weight(candidate);
+                more
+            });
+            let kept = kept.count();
+            if sum >= enough || end == candidates.len() {
+                return candidates.truncate(kept.max(1));
+            }
+            sorted = sorted.saturating_mul(8);
+        }
     }
 
     fn cut_to_min_p(&self, candidates: &mut Vec<Candidate>) {
-        if self.settings.min_p <= 0.0 {
-            return;
+        if self.settings.min_p > 0.0 {
+            let least = most(candidates) + self.settings.min_p.ln();
+            candidates.retain(|candidate| candidate.logit >= least);
         }
-        let Some(least) = candidates.first().map(|best| best.logit + self.settings.min_p.ln()) else {
-            return;
-        };
-        let kept = candidates.iter().take_while(|candidate| candidate.logit >= least).count().max(1);
-        candidates.truncate(kept);
     }
 
     fn draw(&mut self, candidates: &[Candidate], weights: &[f32]) -> Token {
@@ -320,12 +330,18 @@ fn narrow(logprob: f64) -> f32 {
 
 /// exp(logit / temperature), scaled so that the largest is 1.
 fn weights(candidates: &[Candidate], temperature: f32) -> Vec<f32> {
-    let most = candidates.iter().map(|candidate| candidate.logit).fold(f32::NEG_INFINITY, f32::max);
-    candidates
-        .iter()
-        .map(|candidate| ((candidate.logit - most) / temperature).exp())
-        .map(|w| if w.is_nan() { 0.0 } else { w })
-        .collect()
+    let most = most(candidates);
+    candidates.iter().map(|candidate| weight(candidate.logit - most, temperature)).collect()
+}
+
+/// The largest logit.
+fn most(candidates: &[Candidate]) -> f32 {
+    candidates.iter().map(|candidate| candidate.logit).fold(f32::NEG_INFINITY, f32::max)
+}
+
+fn weight(below_the_most: f32, temperature: f32) -> f32 {
+    let weight = (below_the_most / temperature).exp();
+    if weight.is_nan() { 0.0 } else { weight }
 }
 
 impl std::fmt::Debug for Sampler {

@@ -123,6 +123,8 @@ pub(crate) struct ToolReader {
     /// Text that is or may become a call.
     held: String,
     inside: bool,
+    /// Whether the opening of the call at hand is not the model's own.
+    opened_for_it: bool,
     /// Whether words other than white space came before.
     spoke: bool,
     calls: usize,
@@ -133,7 +135,16 @@ pub(crate) struct ToolReader {
 impl ToolReader {
     /// `forced`: the opening was said for the model. `most`: how many calls to take.
     pub(crate) fn new(syntax: ToolSyntax, forced: bool, most: usize, new_id: fn() -> String) -> Self {
-        Self { syntax, held: String::new(), inside: forced, spoke: false, calls: 0, most, new_id }
+        Self {
+            syntax,
+            held: String::new(),
+            inside: forced,
+            opened_for_it: forced,
+            spoke: false,
+            calls: 0,
+            most,
+            new_id,
+        }
     }
 
     /// Whether there may be no more calls.
@@ -158,7 +169,7 @@ impl ToolReader {
         let mut said = Vec::new();
         let rest = std::mem::take(&mut self.held);
         if self.inside {
-            self.take_calls(&rest, &mut said);
+            self.take_calls(&rest, "", &mut said);
         } else {
             self.speak(rest, &mut said);
         }
@@ -175,7 +186,7 @@ impl ToolReader {
         let rest = self.held.split_off(at.saturating_add(CLOSE.len()));
         let call = std::mem::replace(&mut self.held, rest);
         self.inside = false;
-        self.take_calls(call.get(..at).unwrap_or_default(), said);
+        self.take_calls(call.get(..at).unwrap_or_default(), CLOSE, said);
         true
     }
 
@@ -214,8 +225,9 @@ impl ToolReader {
         }
     }
 
-    /// Reads calls, and takes for words what is none.
-    fn take_calls(&mut self, text: &str, said: &mut Vec<Said>) {
+    /// Reads calls, and takes for words what is none, with its `closing` as far as that came.
+    fn take_calls(&mut self, text: &str, closing: &str, said: &mut Vec<Said>) {
+        let opened_for_it = std::mem::take(&mut self.opened_for_it);
         let json = text.trim().trim_start_matches(PYTHON);
         let calls = match serde_json::from_str(json) {
             Ok(Value::Array(calls)) if self.syntax == ToolSyntax::List => calls,
@@ -230,8 +242,7 @@ impl ToolReader {
                 said.extend(calls.into_iter().take(left).map(Said::Call));
             }
             _ => {
-                let opening = if self.syntax == ToolSyntax::Tagged { OPEN } else { "" };
-                let closing = if self.syntax == ToolSyntax::Tagged { CLOSE } else { "" };
+                let opening = if self.syntax == ToolSyntax::Tagged && !opened_for_it { OPEN } else { "" };
                 self.speak(format!("{opening}{text}{closing}"), said);
             }
         }
@@ -335,6 +346,17 @@ mod tests {
         assert_eq!(
             read(ToolSyntax::Bare, false, &["Say {", "\"name\"}"]),
             ("Say {\"name\"}".into(), Vec::new())
+        );
+    }
+
+    #[test]
+    fn what_is_cut_off_in_a_call_is_told_as_it_came() {
+        let cut = "<tool_call>{\"name\": \"f\", \"arg";
+        assert_eq!(read(ToolSyntax::Tagged, false, &[cut]), (cut.to_owned(), Vec::new()));
+        let after_the_opening = "{\"name\": \"f\", \"arg";
+        assert_eq!(
+            read(ToolSyntax::Tagged, true, &[after_the_opening]),
+            (after_the_opening.to_owned(), Vec::new())
         );
     }
 

@@ -279,6 +279,8 @@ async fn reasoning_and_calls_come_through_untouched() {
     let mock = Mock::start(vec![Act::Say(vec![
         json!({"choices": [{"index": 0, "delta": {"reasoning_content": "let me "}}]}),
         json!({"choices": [{"index": 0, "delta": {"reasoning": "see"}}]}),
+        json!({"choices": [{"index": 0, "delta": {"reasoning": "!", "reasoning_content": "!"}}]}),
+        json!({"choices": [{"index": 1, "delta": {"content": "of another choice"}}]}),
         call(json!({"index": 0, "id": "c0", "function": {"name": "f", "arguments": ""}})),
         call(json!({"index": 1, "id": "c1", "function": {"name": "g", "arguments": "{ \"b\""}})),
         call(json!({"index": 0, "function": {"arguments": "{\"a\" : 1}"}})),
@@ -288,7 +290,7 @@ async fn reasoning_and_calls_come_through_untouched() {
     ])])
     .await;
     let answer = ask(&engine(&[&mock]).await, asking("a")).await;
-    assert_eq!(answer.reasoning, "let me see");
+    assert_eq!((answer.reasoning.as_str(), answer.text.as_str()), ("let me see!", ""));
     let call = |id: &str, name: &str, arguments: &str| (id.to_owned(), name.to_owned(), arguments.to_owned());
     assert_eq!(answer.calls, [call("c0", "f", "{\"a\" : 1}"), call("c1", "g", "{ \"b\":2}")]);
     assert_eq!(answer.end.unwrap().unwrap().0, FinishReason::ToolCalls);
@@ -389,6 +391,60 @@ async fn the_oldest_turns_make_way_where_the_context_is_too_small() {
     };
     assert_eq!(roles(0), ["system", "user", "assistant", "user", "assistant", "user"]);
     assert_eq!(roles(1), ["system", "assistant", "user", "assistant", "user"]);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_asked_to_be_too_long_is_capped_and_nothing_is_left_out() {
+    let words = "'max_tokens' is too large: 90. This model's maximum context length is 100 tokens and your request has 40 input tokens";
+    let mock =
+        Mock::start(vec![Act::Refuse(400, json!({"error": {"message": words}}).to_string()), paris()]).await;
+    let engine = engine(&[&mock]).await;
+    let messages = vec![
+        Message::new(Role::User, "1"),
+        Message::new(Role::Assistant, "2"),
+        Message::new(Role::User, "3"),
+    ];
+    let request = Request {
+        overflow: Overflow::DropOldest,
+        max_tokens: Some(90),
+        ..Request::new(Prompt::Chat(messages))
+    };
+    let answer = ask(&engine, request).await;
+    assert_eq!((answer.text.as_str(), answer.dropped), ("Paris", 0));
+    assert_eq!(
+        (&mock.asked()[1]["max_tokens"], mock.asked()[1]["messages"].as_array().unwrap().len()),
+        (&json!(60), 3)
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_the_server_broke_off_is_no_whole_one() {
+    let mock = Mock::start(vec![Act::Say(vec![words("Par"), finish("abort")])]).await;
+    assert_eq!(ask(&engine(&[&mock]).await, asking("a")).await.end, Some(Err(Failure::Engine)));
+    let call = json!({"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f", "arguments": "{\"a"}}]}}]});
+    let mock = Mock::start(vec![Act::Say(vec![call])]).await;
+    let answer = ask(&engine(&[&mock]).await, asking("a")).await;
+    assert_eq!((answer.calls.len(), answer.end), (0, Some(Err(Failure::Engine))), "half a call is none");
+}
+
+#[tokio::test]
+async fn an_answer_whose_end_is_known_is_whole_whatever_comes_after() {
+    for act in
+        [Act::Break(vec![words("Paris"), finish("stop")]), Act::Hang(vec![words("Paris"), finish("stop")])]
+    {
+        let mock = Mock::start(vec![act.clone()]).await;
+        let answer = ask(&engine(&[&mock]).await, asking("a")).await;
+        assert!(matches!(answer.end, Some(Ok((FinishReason::Stop, _)))), "{act:?}: {:?}", answer.end);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_a_server_cannot_take_does_not_make_it_unwell() {
+    let mock = Mock::start(vec![Act::Refuse(500, "{}".into()), Act::Refuse(500, "{}".into()), paris()]).await;
+    let engine = engine(&[&mock]).await;
+    assert_eq!(ask(&engine, asking("a")).await.end, Some(Err(Failure::Engine)));
+    assert!(engine.status().healthy);
+    assert_eq!(ask(&engine, asking("a")).await.text, "Paris");
 }
 
 #[tokio::test]

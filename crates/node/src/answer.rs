@@ -349,10 +349,8 @@ impl Answer {
     }
 
     fn error_frame(&self, fault: &Fault) -> String {
-        let window = self.usage.context_window_size;
-        let context_window_size = fault.prompt_tokens.map(|_| window);
-        let message = match fault.prompt_tokens {
-            Some(tokens) => {
+        let message = match fault.too_long {
+            Some((tokens, window)) => {
                 format!("the prompt has {tokens} tokens, and the context holds {window} with the answer")
             }
             None => meaning(fault.code, fault.field),
@@ -361,8 +359,8 @@ impl Answer {
             code: fault.code,
             message: &message,
             retry_after_ms: None,
-            prompt_tokens: fault.prompt_tokens,
-            context_window_size,
+            prompt_tokens: fault.too_long.map(|(tokens, _)| tokens),
+            context_window_size: fault.too_long.map(|(_, window)| window),
             session_id: Some(self.id.as_str()),
             id: self.echo.id.as_deref(),
         }

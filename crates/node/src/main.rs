@@ -1,6 +1,6 @@
 //! The node's binary: read the settings, load the model, bind, serve until told to stop.
 
-use std::{path::Path, sync::Arc};
+use std::{ffi::OsString, path::Path, sync::Arc};
 
 use anyhow::Context as _;
 use fabstir_llm_node::{
@@ -23,7 +23,9 @@ fn main() -> anyhow::Result<()> {
 async fn serve() -> anyhow::Result<()> {
     let env_file = EnvFile::read(Path::new(".env"))?;
     // What is not UTF-8 is wrong, and not absent: a key that is set wrongly must stop the start.
-    let set = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    let text =
+        |value: OsString| value.into_string().unwrap_or_else(|value| value.to_string_lossy().into_owned());
+    let set = |name: &str| std::env::var_os(name).map(text);
     let env = |name: &str| set(name).or_else(|| env_file.get(name));
     let args = Args::read(std::env::args_os(), &env).unwrap_or_else(|error| error.exit());
     let (config, key) = args.resolve(env)?;

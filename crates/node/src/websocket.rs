@@ -20,7 +20,8 @@ use tokio_tungstenite::{
 pub(crate) type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
 /// Sockets are many and mostly idle: small buffers make the difference between 6 and 134 KiB each.
-const BUFFER: usize = 4096;
+const READ_BUFFER: usize = 1024;
+const WRITE_BUFFER: usize = 4096;
 
 /// The answer to an upgrade request, and the future that gives the socket once it was sent. `None` where the
 /// request asks for no WebSocket of RFC 6455.
@@ -47,9 +48,9 @@ pub(crate) fn upgrade(
         .ok()?;
     let upgrading = hyper::upgrade::on(&mut request);
     let config = WebSocketConfig::default()
-        .read_buffer_size(BUFFER)
-        .write_buffer_size(BUFFER)
-        .max_write_buffer_size(max_frame_bytes.saturating_mul(4).max(BUFFER.saturating_mul(4)))
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
+        .max_write_buffer_size(max_frame_bytes.saturating_mul(4).max(WRITE_BUFFER.saturating_mul(4)))
         .max_message_size(Some(max_frame_bytes))
         .max_frame_size(Some(max_frame_bytes));
     let socket = async move {

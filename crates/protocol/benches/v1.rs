@@ -9,6 +9,9 @@ use fabstir_protocol::{
     v1::{ClientFrame, ClientHello, ClientSession, Dialect, Established, Inbound, InitContext, NodeFrame},
 };
 
+use rand_chacha::ChaCha8Rng;
+use rand_core::SeedableRng as _;
+
 fn main() {
     divan::main();
 }
@@ -65,8 +68,10 @@ fn chunk(bencher: Bencher<'_, '_>) {
     let node = PrivateKey::random(&mut rng());
     let (frame, _) = init(&node, Dialect::Deployed);
     let mut answer = open(&node, &frame).session.answer();
+    // As the node draws them: from a generator that the system has seeded.
+    let mut nonces = ChaCha8Rng::from_rng(&mut rng());
     bencher.bench_local(|| {
-        let (index, payload) = answer.chunk(black_box("word"), &mut rng()).unwrap();
+        let (index, payload) = answer.chunk(black_box("word"), &mut nonces).unwrap();
         NodeFrame::EncryptedChunk { session_id: "1", tokens: 1, payload, index, last: false, id: None }
             .encode()
     });

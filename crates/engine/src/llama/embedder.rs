@@ -103,8 +103,17 @@ impl<'a> Embedder<'a> {
             return Ok(());
         };
         if self.context.is_none() {
-            let made = self.model.embedding_context(self.config);
-            self.context = Some(made.map_err(|_| StepFailed::Plan("there is no memory for embeddings"))?);
+            match self.model.embedding_context(self.config) {
+                Ok(made) => self.context = Some(made),
+                Err(error) => {
+                    // Answers go on: that there is no room for embeddings now is theirs alone.
+                    tracing::warn!(%error, "there is no memory for embeddings");
+                    while let Some(job) = self.waiting.pop() {
+                        let _ = job.reply.send(Err(Failure::Busy));
+                    }
+                    return Ok(());
+                }
+            }
         }
         let Some(context) = &mut self.context else { return Ok(()) };
         let Some(mut running) = self.running.take().or_else(|| begin(self.model, &mut self.waiting)) else {
@@ -113,7 +122,12 @@ impl<'a> Embedder<'a> {
         if running.job.reply.is_closed() {
             return context.clear(0);
         }
-        running.advance(context, budget, pooling)?;
+        if let Err(error) = running.advance(context, budget, pooling) {
+            tracing::error!(%error, "embeddings failed and start anew");
+            let _ = running.job.reply.send(Err(Failure::Engine));
+            self.context = None;
+            return Ok(());
+        }
         if running.seen < running.tokens.len() {
             self.running = Some(running);
             return Ok(());

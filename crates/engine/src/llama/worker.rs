@@ -117,6 +117,7 @@ fn serve(
             cache: &mut cache,
             costs: Costs::default(),
             fault: None,
+            active: Instant::now(),
         };
         if let Some(command) = first.take() {
             worker.take(command);
@@ -166,6 +167,8 @@ struct Worker<'a> {
     cache: &'a mut PrefixCache<SlotState>,
     costs: Costs,
     fault: Option<InjectedFault>,
+    /// When the last work was asked for or done.
+    active: Instant,
 }
 
 impl Worker<'_> {
@@ -202,13 +205,16 @@ impl Worker<'_> {
             self.shared.running.store(0, Ordering::Relaxed);
             let command = match self.config.unload_after {
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(limit) => inbox.recv_timeout(limit),
+                // What only wakes the thread, say the end of a session somewhere, is no work for this model.
+                Some(limit) => inbox.recv_timeout(limit.saturating_sub(self.active.elapsed())),
             };
             match command {
                 Ok(command) => self.take(command),
                 Err(RecvTimeoutError::Timeout) => return Some(Rest::Idle),
                 Err(RecvTimeoutError::Disconnected) => return Some(Rest::Over),
             }
+        } else {
+            self.active = Instant::now();
         }
         loop {
             match inbox.try_recv() {
@@ -223,6 +229,9 @@ impl Worker<'_> {
     }
 
     fn take(&mut self, command: Command) {
+        if matches!(command, Command::Generate(..) | Command::Embed(_)) {
+            self.active = Instant::now();
+        }
         match command {
             Command::Generate(request, outputs) => self.waiting.push(request.client, (request, outputs)),
             Command::Embed(job) => self.embedder.push(*job),

@@ -42,7 +42,7 @@ struct Chat<'a> {
     tool_choice: Option<Choice<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parallel_tool_calls: Option<bool>,
-    /// What only the server may know. The protocol's reader has taken out all that stands above.
+    /// What only the server may know: the protocol's reader has taken out all that stands above.
     #[serde(flatten)]
     extra: Map<String, Value>,
 }
@@ -139,6 +139,21 @@ struct Input<'a> {
     encoding_format: &'static str,
 }
 
+/// Fields that some server knows and that are not the client's to set: other names for what is bounded or written here,
+/// and what would take a place or a turn from others.
+const KEPT_BACK: &[&str] = &[
+    "n_predict",
+    "n_cmpl",
+    "min_tokens",
+    "id_slot",
+    "cache_prompt",
+    "priority",
+    "repetition_penalty",
+    "max_new_tokens",
+    "use_beam_search",
+    "ignore_eos",
+];
+
 impl<'a> Call<'a> {
     fn of(call: &'a ToolCall) -> Self {
         let function = Function { name: &call.name, arguments: call.arguments.as_str() };
@@ -147,9 +162,9 @@ impl<'a> Call<'a> {
 }
 
 impl Body {
-    /// A request, without the first `dropped` messages after a leading system message. `None` where a schema or
-    /// a definition is not JSON.
-    pub(super) fn of(request: &Request, dropped: usize) -> Option<Self> {
+    /// A request for `max_tokens` at most, without the first `dropped` messages after a leading system message.
+    /// `None` where a schema or a definition is not JSON.
+    pub(super) fn of(request: &Request, dropped: usize, max_tokens: Option<u32>) -> Option<Self> {
         let (path, messages, prompt) = match &request.prompt {
             Prompt::Chat(messages) => ("chat/completions", Some(turns(messages, dropped)), None),
             Prompt::Raw(text) => ("completions", None, Some(text.as_str())),
@@ -167,17 +182,18 @@ impl Body {
                 Some(tools.definitions.iter().map(|one| raw(&one.json)).collect::<Option<Vec<_>>>()?)
             }
         };
-        let extra = match &request.extra {
+        let mut extra: Map<String, Value> = match &request.extra {
             None => Map::new(),
             Some(fields) => serde_json::from_str(fields.as_str()).ok()?,
         };
+        extra.retain(|name, _| !KEPT_BACK.contains(&name.as_str()));
         let chat = Chat {
             model: request.model.as_deref(),
             messages,
             prompt,
             stream: true,
             stream_options: StreamOptions { include_usage: true },
-            max_tokens: request.max_tokens,
+            max_tokens,
             stop: &request.stop,
             sampling: sampling(&request.sampling),
             logprobs: request.logprobs.map(|_| true),
@@ -278,7 +294,7 @@ mod tests {
     use crate::{ToolDefinition, Tools};
 
     fn sent(request: &Request, dropped: usize) -> Value {
-        serde_json::from_slice(&Body::of(request, dropped).unwrap().json).unwrap()
+        serde_json::from_slice(&Body::of(request, dropped, request.max_tokens).unwrap().json).unwrap()
     }
 
     #[test]
@@ -331,6 +347,16 @@ mod tests {
         }
         assert_eq!(sent["response_format"]["json_schema"]["schema"]["type"], "object");
         assert_eq!(sent["tools"][0]["function"]["name"], "f");
+    }
+
+    #[test]
+    fn what_is_not_the_clients_to_set_is_not_passed_on() {
+        let mut request = Request::new(Prompt::Chat(vec![Message::new(Role::User, "hello")]));
+        request.max_tokens = Some(1);
+        request.extra = Some("{\"n_predict\":100000,\"priority\":-1,\"thinking\":true}".into());
+        let sent = sent(&request, 0);
+        assert_eq!((&sent["max_tokens"], &sent["thinking"]), (&json!(1), &json!(true)));
+        assert!(sent.get("n_predict").is_none() && sent.get("priority").is_none());
     }
 
     #[test]

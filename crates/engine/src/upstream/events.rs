@@ -73,15 +73,26 @@ pub(super) struct Choice {
     /// Of `/completions`.
     pub(super) text: Option<String>,
     pub(super) finish_reason: Option<String>,
+    #[serde(default)]
+    pub(super) index: u32,
     logprobs: Option<Logprobs>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Delta {
     pub(super) content: Option<String>,
-    #[serde(alias = "reasoning")]
-    pub(super) reasoning_content: Option<String>,
+    /// Some servers write both, the one a copy of the other.
+    reasoning_content: Option<String>,
+    reasoning: Option<String>,
     pub(super) tool_calls: Option<Vec<CallPart>>,
+}
+
+impl Delta {
+    /// What the model says to itself.
+    pub(super) fn reasoning(&mut self) -> Option<String> {
+        let (one, other) = (self.reasoning_content.take(), self.reasoning.take());
+        one.or(other).filter(|words| !words.is_empty())
+    }
 }
 
 /// A part of a call: the first names the function, the others add to its arguments.
@@ -154,12 +165,13 @@ impl TokenProbability {
     }
 }
 
-/// What a word for the end of an answer means.
-pub(super) fn finish_reason(word: &str) -> FinishReason {
+/// What a word for the end of an answer means; `None` for an answer that was broken off.
+pub(super) fn finish_reason(word: &str) -> Option<FinishReason> {
     match word {
-        "length" => FinishReason::Length,
-        "tool_calls" | "function_call" => FinishReason::ToolCalls,
-        _ => FinishReason::Stop,
+        "length" => Some(FinishReason::Length),
+        "tool_calls" | "function_call" => Some(FinishReason::ToolCalls),
+        "abort" | "error" | "cancelled" => None,
+        _ => Some(FinishReason::Stop),
     }
 }
 
@@ -209,8 +221,8 @@ impl Fault {
         wrapped.or_else(|_| serde_json::from_slice(body)).unwrap_or_default()
     }
 
-    /// Where the prompt does not fit: its tokens and the context's, as far as they are told.
-    pub(super) fn too_long(&self) -> Option<(Option<u32>, Option<u32>)> {
+    /// Where the request does not fit: the tokens of its prompt and of the context, as far as they are told.
+    pub(super) fn too_long(&self) -> Option<TooLong> {
         let code = self.code.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default();
         let kind = self.kind.as_deref().unwrap_or_default();
         let message = self.message.to_lowercase();
@@ -219,10 +231,19 @@ impl Fault {
         let is = kind == "exceed_context_size_error"
             || code == "context_length_exceeded"
             || said.iter().any(|words| message.contains(words));
-        is.then(|| {
-            let numbers = numbers(&message);
-            let context = self.n_ctx.or_else(|| numbers.first().copied());
-            (self.n_prompt_tokens.or_else(|| numbers.get(1).copied()), context)
+        is.then(|| TooLong {
+            prompt: self.n_prompt_tokens.or_else(|| {
+                ["your request has", "you requested", "the prompt contains", "prompt has"]
+                    .iter()
+                    .find_map(|words| number_after(&message, words))
+            }),
+            context: self.n_ctx.or_else(|| {
+                ["context length is", "context size is", "context length of", "context length:"]
+                    .iter()
+                    .find_map(|words| number_after(&message, words))
+            }),
+            // The prompt fits, and the answer that was asked for does not.
+            answer_alone: message.contains("max_tokens") && message.contains("too large"),
         })
     }
 
@@ -233,9 +254,19 @@ impl Fault {
     }
 }
 
-/// Numbers in a text, as vLLM writes the context's length and then the prompt's.
-fn numbers(text: &str) -> Vec<u32> {
-    text.split(|letter: char| !letter.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
+/// What does not fit a server's context.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct TooLong {
+    pub(super) prompt: Option<u32>,
+    pub(super) context: Option<u32>,
+    pub(super) answer_alone: bool,
+}
+
+/// The number that a text has next after some words.
+fn number_after(text: &str, words: &str) -> Option<u32> {
+    let (_, rest) = text.split_once(words)?;
+    let digits = rest.trim_start().split(|letter: char| !letter.is_ascii_digit()).next()?;
+    digits.parse().ok()
 }
 
 #[cfg(test)]
@@ -287,14 +318,20 @@ mod tests {
         assert_eq!(events.next().unwrap_err(), NotAStream);
     }
 
+    fn too_long(prompt: Option<u32>, context: Option<u32>, answer_alone: bool) -> Option<TooLong> {
+        Some(TooLong { prompt, context, answer_alone })
+    }
+
     #[test]
     fn each_servers_word_for_a_long_prompt_is_understood() {
         let vllm = br#"{"object":"error","message":"This model's maximum context length is 2048 tokens. However, you requested 2100 tokens.","type":"BadRequestError","code":400}"#;
-        assert_eq!(Fault::read(vllm).too_long(), Some((Some(2100), Some(2048))));
+        assert_eq!(Fault::read(vllm).too_long(), too_long(Some(2100), Some(2048), false));
+        let answer = br#"{"error":{"message":"'max_tokens' or 'max_completion_tokens' is too large: 512. This model's maximum context length is 2048 tokens and your request has 1600 input tokens (512 > 2048 - 1600)."}}"#;
+        assert_eq!(Fault::read(answer).too_long(), too_long(Some(1600), Some(2048), true));
         let llama = br#"{"error":{"code":400,"message":"the request exceeds the available context size","type":"exceed_context_size_error","n_prompt_tokens":900,"n_ctx":512}}"#;
-        assert_eq!(Fault::read(llama).too_long(), Some((Some(900), Some(512))));
+        assert_eq!(Fault::read(llama).too_long(), too_long(Some(900), Some(512), false));
         let openai = br#"{"error":{"message":"too long","code":"context_length_exceeded"}}"#;
-        assert_eq!(Fault::read(openai).too_long(), Some((None, None)));
+        assert_eq!(Fault::read(openai).too_long(), too_long(None, None, false));
         let other = br#"{"error":{"message":"no","param":"temperature"}}"#;
         assert_eq!((Fault::read(other).too_long(), Fault::read(other).field()), (None, Some("temperature")));
         assert_eq!(Fault::read(b"<html>").field(), None);

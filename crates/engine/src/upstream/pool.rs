@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use reqwest::{Client, Url};
 use serde::Deserialize;
 use tokio::time::timeout;
@@ -93,10 +94,12 @@ impl Pool {
 
     /// Asks every server for its models, and takes note of who answers.
     pub(super) async fn check(&self, client: &Client, config: &UpstreamConfig) {
-        for server in &self.servers {
+        // Side by side: one that does not answer must not keep the others from being found.
+        let checks = self.servers.iter().map(async |server| {
             let well = server.list(client, config).await.is_some();
             server.take_note(well);
-        }
+        });
+        join_all(checks).await;
     }
 
     /// The models of the first server that names them.

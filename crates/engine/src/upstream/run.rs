@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::{
     Job, Shared,
     body::{self, Body},
-    events::{self, Event, Events, Fault, Piece},
+    events::{self, Event, Events, Fault, Piece, TooLong},
     pool::Lease,
 };
 use crate::{
@@ -21,6 +21,8 @@ use crate::{
 const MAX_BODY: usize = 64 << 20;
 const MAX_FAULT: usize = 64 << 10;
 const MAX_CALLS: usize = 4 << 20;
+/// How long the usage and the word that a stream is done are waited for.
+const LAST_EVENTS: Duration = Duration::from_secs(2);
 /// How often each server may be tried, and the pause in between.
 const ROUNDS: u32 = 2;
 const PAUSE: Duration = Duration::from_millis(250);
@@ -52,8 +54,8 @@ pub(super) async fn run(shared: &Shared, job: Job) {
 enum Missed {
     /// Another server may do better.
     Elsewhere(Failure),
-    /// The prompt does not fit.
-    TooLong { prompt: Option<u32>, context: Option<u32> },
+    /// The request does not fit.
+    TooLong(TooLong),
     /// Every server would say the same, or the answer has begun.
     Final(Failure),
     /// The reader is gone, or does not read.
@@ -65,6 +67,7 @@ async fn answer(shared: &Shared, request: &Request, reader: &mpsc::Sender<Output
     let mut last = Failure::Engine;
     let mut dropped = 0;
     let mut rounds: u32 = 0;
+    let mut max_tokens = request.max_tokens;
     loop {
         let Some((number, server)) = shared.pool.choose(&tried) else {
             // One address may stand for many servers: what failed there once need not fail twice.
@@ -77,7 +80,7 @@ async fn answer(shared: &Shared, request: &Request, reader: &mpsc::Sender<Output
             continue;
         };
         tried.push(number);
-        let Some(body) = Body::of(request, dropped) else {
+        let Some(body) = Body::of(request, dropped, max_tokens) else {
             last = Failure::Invalid("tools or response_format");
             break;
         };
@@ -89,10 +92,17 @@ async fn answer(shared: &Shared, request: &Request, reader: &mpsc::Sender<Output
                 break;
             }
             Err(Missed::Elsewhere(failure)) => last = failure,
-            Err(Missed::TooLong { prompt, context }) => {
-                let prompt_tokens = prompt.unwrap_or_else(|| estimate(request));
-                let context_window = context.unwrap_or(shared.config.context_window);
+            Err(Missed::TooLong(told)) => {
+                let prompt_tokens = told.prompt.unwrap_or_else(|| estimate(request));
+                let context_window = told.context.unwrap_or(shared.config.context_window);
                 last = Failure::PromptTooLong { prompt_tokens, context_window };
+                let room = context_window.saturating_sub(prompt_tokens);
+                if told.answer_alone && room > 0 && max_tokens.is_none_or(|most| most > room) {
+                    // The prompt fits: the answer is capped to what is left, as anywhere else.
+                    max_tokens = Some(room);
+                    tried.clear();
+                    continue;
+                }
                 let left = body::droppable(request).saturating_sub(dropped);
                 if request.overflow == Overflow::Refuse || left == 0 {
                     break;
@@ -118,6 +128,11 @@ fn estimate(request: &Request) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
+fn estimate_of(texts: &[Text]) -> u32 {
+    let bytes: usize = texts.iter().map(|text| text.as_str().len()).sum();
+    u32::try_from(bytes.div_ceil(BYTES_A_TOKEN)).unwrap_or(u32::MAX)
+}
+
 async fn send(reader: &mpsc::Sender<Output>, output: Output, patience: Duration) -> Result<(), Missed> {
     match timeout(patience, reader.send(output)).await {
         Ok(Ok(())) => Ok(()),
@@ -132,11 +147,28 @@ struct Answer<'a> {
     reader: &'a mpsc::Sender<Output>,
     dropped: usize,
     began: bool,
-    calls: BTreeMap<usize, ToolCall>,
+    calls: BTreeMap<usize, PartialCall>,
     calls_len: usize,
     pieces: u32,
     usage: Option<Usage>,
     finish: Option<FinishReason>,
+}
+
+/// A call as far as it has come.
+#[derive(Debug, Default)]
+struct PartialCall {
+    id: String,
+    name: String,
+    arguments: Vec<Zeroizing<String>>,
+}
+
+impl PartialCall {
+    fn whole(self) -> ToolCall {
+        let length = self.arguments.iter().map(|part| part.len()).sum();
+        let mut arguments = String::with_capacity(length);
+        self.arguments.iter().for_each(|part| arguments.push_str(part));
+        ToolCall { id: self.id, name: self.name, arguments: Text::from(arguments) }
+    }
 }
 
 impl<'a> Answer<'a> {
@@ -170,10 +202,17 @@ impl<'a> Answer<'a> {
                     Event::Done => return self.end().await,
                 }
             }
-            match timeout(self.shared.config.silence, response.chunk()).await {
+            // Once the end is known, what may still come is the usage; and then some servers close, or fall silent, where
+            // others say that they are done.
+            let is_over = self.finish.is_some();
+            let patience = if is_over {
+                LAST_EVENTS.min(self.shared.config.silence)
+            } else {
+                self.shared.config.silence
+            };
+            match timeout(patience, response.chunk()).await {
                 Ok(Ok(Some(bytes))) => events.push(&bytes),
-                // Some servers close where others say that they are done.
-                Ok(Ok(None)) if self.finish.is_some() => return self.end().await,
+                _ if is_over => return self.end().await,
                 Ok(Ok(None) | Err(_)) | Err(_) => return Err(self.broken(server)),
             }
         }
@@ -192,16 +231,18 @@ impl<'a> Answer<'a> {
     async fn hear(&mut self, piece: Piece) -> Result<(), Missed> {
         if let Some(fault) = piece.error {
             return Err(match fault.too_long().filter(|_| !self.began) {
-                Some((prompt, context)) => Missed::TooLong { prompt, context },
+                Some(told) => Missed::TooLong(told),
                 None => self.missed(Failure::Engine),
             });
         }
         if let Some(usage) = piece.usage {
             self.usage = Some(usage.read());
         }
-        let Some(mut choice) = piece.choices.into_iter().next() else { return Ok(()) };
+        let Some(mut choice) = piece.choices.into_iter().find(|choice| choice.index == 0) else {
+            return Ok(());
+        };
         let logprobs = choice.logprobs();
-        if let Some(words) = choice.delta.reasoning_content.take().filter(|words| !words.is_empty()) {
+        if let Some(words) = choice.delta.reasoning() {
             let tokens = self.count();
             self.say(Output::Reasoning { text: Text::from(words), tokens }).await?;
         }
@@ -215,7 +256,7 @@ impl<'a> Answer<'a> {
             self.add_to_call(part)?;
         }
         if let Some(word) = choice.finish_reason {
-            self.finish = Some(events::finish_reason(&word));
+            self.finish = Some(events::finish_reason(&word).ok_or_else(|| self.missed(Failure::Engine))?);
         }
         Ok(())
     }
@@ -237,21 +278,14 @@ impl<'a> Answer<'a> {
         if self.calls_len > MAX_CALLS {
             return Err(self.missed(Failure::Engine));
         }
-        let call = self.calls.entry(index).or_insert_with(|| ToolCall {
-            id: String::new(),
-            name: String::new(),
-            arguments: Text::from(""),
-        });
+        let call = self.calls.entry(index).or_default();
         if let Some(id) = part.id.filter(|_| call.id.is_empty()) {
             call.id = id;
         }
         if let Some(name) = name.filter(|_| call.name.is_empty()) {
             call.name = name;
         }
-        let mut whole = String::with_capacity(call.arguments.as_str().len().saturating_add(arguments.len()));
-        whole.push_str(call.arguments.as_str());
-        whole.push_str(&arguments);
-        call.arguments = Text::from(whole);
+        call.arguments.push(arguments);
         Ok(())
     }
 
@@ -270,12 +304,14 @@ impl<'a> Answer<'a> {
 
     /// The answer is whole.
     async fn end(&mut self) -> Result<(), Missed> {
-        let calls: Vec<ToolCall> = std::mem::take(&mut self.calls).into_values().collect();
+        // Calls are told when they are known to be whole.
+        let Some(mut reason) = self.finish else { return Err(self.missed(Failure::Engine)) };
+        let calls: Vec<ToolCall> =
+            std::mem::take(&mut self.calls).into_values().map(PartialCall::whole).collect();
         let called = !calls.is_empty();
         if called {
             self.say(Output::ToolCalls { calls, tokens: 0 }).await?;
         }
-        let Some(mut reason) = self.finish else { return Err(self.missed(Failure::Engine)) };
         if called && reason == FinishReason::Stop {
             reason = FinishReason::ToolCalls;
         }
@@ -316,8 +352,8 @@ async fn ask(shared: &Shared, server: &Lease<'_>, body: Body) -> Result<Response
 
 /// What a refusal means.
 fn refusal(status: StatusCode, fault: &Fault, server: &Lease<'_>) -> Missed {
-    if let Some((prompt, context)) = fault.too_long() {
-        return Missed::TooLong { prompt, context };
+    if let Some(told) = fault.too_long() {
+        return Missed::TooLong(told);
     }
     match status {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Missed::Elsewhere(Failure::Busy),
@@ -330,10 +366,12 @@ fn refusal(status: StatusCode, fault: &Fault, server: &Lease<'_>) -> Missed {
         _ if status.is_client_error() => {
             Missed::Final(Failure::Invalid(fault.field().unwrap_or("a field that the server refuses")))
         }
-        _ => {
+        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => {
             server.failed();
             Missed::Elsewhere(Failure::Engine)
         }
+        // Some servers say so of a request that they cannot take: that does not make them unwell.
+        _ => Missed::Elsewhere(Failure::Engine),
     }
 }
 
@@ -365,10 +403,10 @@ async fn embed(shared: &Shared, request: &EmbeddingRequest) -> Result<Vec<Embedd
             }
             Err(Missed::Elsewhere(failure)) => last = failure,
             Err(Missed::Final(failure)) => return Err(failure),
-            Err(Missed::TooLong { prompt, context }) => {
+            Err(Missed::TooLong(told)) => {
                 return Err(Failure::PromptTooLong {
-                    prompt_tokens: prompt.unwrap_or(0),
-                    context_window: context.unwrap_or(shared.config.context_window),
+                    prompt_tokens: told.prompt.unwrap_or_else(|| estimate_of(&request.inputs)),
+                    context_window: told.context.unwrap_or(shared.config.context_window),
                 });
             }
             Err(Missed::Gone) => break,
@@ -395,11 +433,14 @@ fn embeddings(body: &[u8], request: &EmbeddingRequest) -> Option<Vec<Embedding>>
     }
     let mut list: List = serde_json::from_slice(body).ok()?;
     list.data.sort_by_key(|one| one.index);
-    if list.data.len() != request.inputs.len() || list.data.iter().any(|one| one.embedding.is_empty()) {
+    let in_order =
+        list.data.iter().enumerate().all(|(place, one)| one.index == place && !one.embedding.is_empty());
+    if list.data.len() != request.inputs.len() || !in_order {
         return None;
     }
     // The server counts all texts together: the first carries the count.
-    let mut tokens = list.usage.and_then(|usage| usage.prompt_tokens).unwrap_or(0);
+    let counted = list.usage.and_then(|usage| usage.prompt_tokens);
+    let mut tokens = counted.unwrap_or_else(|| estimate_of(&request.inputs));
     let read = |one: One| Embedding { values: one.embedding, tokens: std::mem::take(&mut tokens) };
     Some(list.data.into_iter().map(read).collect())
 }

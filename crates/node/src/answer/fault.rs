@@ -6,7 +6,8 @@ use fabstir_protocol::Code;
 /// What is told of a failure.
 pub(super) struct Fault {
     pub(super) code: Code,
-    pub(super) prompt_tokens: Option<u32>,
+    /// Of a prompt that does not fit: its tokens, and those that the context holds.
+    pub(super) too_long: Option<(u32, u32)>,
     /// The field of the request that is to blame.
     pub(super) field: Option<&'static str>,
 }
@@ -18,7 +19,7 @@ pub(crate) fn meaning(code: Code, field: Option<&str>) -> String {
 
 impl From<Code> for Fault {
     fn from(code: Code) -> Self {
-        Self { code, prompt_tokens: None, field: None }
+        Self { code, too_long: None, field: None }
     }
 }
 
@@ -42,8 +43,9 @@ impl From<Refused> for Fault {
 impl From<Failure> for Fault {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::PromptTooLong { prompt_tokens, .. } => {
-                Self { prompt_tokens: Some(prompt_tokens), ..Self::from(Code::TokenLimitExceeded) }
+            Failure::PromptTooLong { prompt_tokens, context_window } => {
+                let too_long = Some((prompt_tokens, context_window));
+                Self { too_long, ..Self::from(Code::TokenLimitExceeded) }
             }
             Failure::Invalid(field) => Self::of_field(Code::InvalidPayload, field),
             Failure::Unsupported(field) => Self::of_field(Code::UnsupportedField, field),

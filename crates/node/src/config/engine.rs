@@ -57,7 +57,7 @@ pub struct EngineArgs {
     /// Prompt tokens computed in one step at most, and a quarter of them while answers run; less keeps those smoother, more is quicker for long prompts and on a GPU
     #[arg(long, default_value = "256")]
     prefill_chunk: NonZeroU32,
-    /// Main memory, in MiB, for what was computed of conversations that lost their place in the model; 0 keeps nothing
+    /// Main memory, in MiB, for what was computed of conversations that lost their place in the model, all models together; 0 keeps nothing
     #[arg(long, value_name = "MIB", default_value = "512")]
     prefix_cache_mib: u32,
     /// Layers to put on the GPU, in a build with cuda, vulkan or metal; by default all
@@ -75,7 +75,7 @@ pub struct EngineArgs {
     /// Seconds that one step may take before the engine counts as hung and is started again
     #[arg(long, value_name = "SECONDS", default_value = "120")]
     step_timeout_seconds: NonZeroU64,
-    /// Threads that compute; by default what this process may use
+    /// Threads that compute, for each model; by default what this process may use
     #[arg(long)]
     threads: Option<NonZeroU32>,
     /// Most answer tokens of a request, whatever it asks for; by default what the context holds
@@ -189,7 +189,7 @@ impl EngineArgs {
             prefill_chunk: self.prefill_chunk.get(),
             stalled_reader,
             step_timeout: Duration::from_secs(self.step_timeout_seconds.get()),
-            prefix_cache_bytes: usize::try_from(u64::from(self.prefix_cache_mib) << 20).unwrap_or(usize::MAX),
+            prefix_cache_bytes: share(self.prefix_cache_mib, models.len()),
             gpu_layers: self.gpu_layers,
             flash_attention: match self.flash_attention {
                 FlashAttentionMode::Auto => FlashAttention::Auto,
@@ -242,7 +242,8 @@ impl EngineArgs {
         if self.kv_type != KvTypeName::F16 && self.flash_attention == FlashAttentionMode::Off {
             return Err(ConfigError::KvTypeNeedsFlashAttention);
         }
-        if self.max_tokens_per_request.is_some_and(|most| most > self.context_tokens) {
+        let own_context = self.engine_url.is_empty();
+        if own_context && self.max_tokens_per_request.is_some_and(|most| most > self.context_tokens) {
             return Err(ConfigError::MaxTokensAboveContext);
         }
         let echo = self.engine == EngineKind::Echo;
@@ -273,6 +274,12 @@ impl EngineArgs {
             ("MODELS", self.models.len() > 1, "CHAT_TEMPLATE", self.chat_template.is_some()),
         ])
     }
+}
+
+/// Each model's part, in bytes.
+fn share(mebibytes: u32, models: usize) -> usize {
+    let all = usize::try_from(u64::from(mebibytes) << 20).unwrap_or(usize::MAX);
+    all.checked_div(models).unwrap_or(all)
 }
 
 fn models(
