@@ -14,6 +14,10 @@ mkdir -p "$bench"
 
 peer=$(scripts/peer.sh)
 cargo build --release --locked -p fabstir-llm-node -p fabstir-bench
-if [ -z "${STREAMS_ONLY:-}" ]; then cargo bench --locked -p fabstir-protocol --bench v1; fi
+if [ -z "${STREAMS_ONLY:-}" ]; then
+    cargo bench --locked -p fabstir-protocol --bench v1
+    cargo bench --locked -p fabstir-engine --bench recovery
+    if command -v valgrind >/dev/null; then scripts/count.sh; fi
+fi
 exec "$target/release/fabstir-bench" --node "$target/release/fabstir-llm-node" --peer "$peer" \
     --model "$(scripts/fetch-model.sh)" --results "$bench/results.json" --page docs/performance.md "$@"

@@ -11,6 +11,7 @@ import socket
 import subprocess
 
 import httpx
+import ray
 from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -84,6 +85,7 @@ def main() -> None:
     print("serving", flush=True)
     signal.sigwait({signal.SIGINT, signal.SIGTERM})
     serve.shutdown()
+    ray.shutdown()
 
 
 if __name__ == "__main__":

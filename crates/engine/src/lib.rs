@@ -106,4 +106,8 @@ pub struct Status {
     pub decoded_tokens: u64,
     /// Bytes of computed prefixes in main memory.
     pub prefix_cache_bytes: usize,
+    /// Microseconds that the model's steps took since start.
+    pub compute_micros: u64,
+    /// Microseconds that choosing tokens from what they computed took since start.
+    pub choose_micros: u64,
 }

@@ -84,6 +84,8 @@ pub enum InjectedFault {
     Panic,
     /// The next step does not end.
     Hang,
+    /// The next step finds no room in the KV cache.
+    NoRoom,
 }
 
 /// What the engine's thread is asked.
@@ -107,6 +109,8 @@ struct Shared {
     reused: AtomicU64,
     decoded: AtomicU64,
     prefix_cache_bytes: AtomicUsize,
+    compute_micros: AtomicU64,
+    choose_micros: AtomicU64,
     healthy: AtomicBool,
     stopping: AtomicBool,
     /// Sessions that have ended since the thread last looked. As many at most as there were sessions.
@@ -230,6 +234,8 @@ impl Engine for LlamaEngine {
             reused_tokens: self.shared.reused.load(Ordering::Relaxed),
             decoded_tokens: self.shared.decoded.load(Ordering::Relaxed),
             prefix_cache_bytes: self.shared.prefix_cache_bytes.load(Ordering::Relaxed),
+            compute_micros: self.shared.compute_micros.load(Ordering::Relaxed),
+            choose_micros: self.shared.choose_micros.load(Ordering::Relaxed),
         }
     }
 

@@ -67,6 +67,8 @@ impl Engine for Several {
             all.prefilled_tokens = all.prefilled_tokens.saturating_add(one.prefilled_tokens);
             all.reused_tokens = all.reused_tokens.saturating_add(one.reused_tokens);
             all.decoded_tokens = all.decoded_tokens.saturating_add(one.decoded_tokens);
+            all.compute_micros = all.compute_micros.saturating_add(one.compute_micros);
+            all.choose_micros = all.choose_micros.saturating_add(one.choose_micros);
             all.prefix_cache_bytes = all.prefix_cache_bytes.saturating_add(one.prefix_cache_bytes);
         }
         all

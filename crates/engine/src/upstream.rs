@@ -257,12 +257,11 @@ impl Engine for UpstreamEngine {
             waiting: line.waiting.len(),
             running: line.running,
             slots: self.shared.config.max_running,
-            restarts: 0,
             healthy: self.shared.pool.is_healthy(),
             prefilled_tokens: self.shared.prefilled.load(Ordering::Relaxed),
             reused_tokens: self.shared.reused.load(Ordering::Relaxed),
             decoded_tokens: self.shared.decoded.load(Ordering::Relaxed),
-            prefix_cache_bytes: 0,
+            ..Status::default()
         }
     }
 }

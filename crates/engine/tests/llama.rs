@@ -248,6 +248,20 @@ async fn a_failure_is_told_and_the_engine_comes_back() {
 }
 
 #[tokio::test]
+async fn without_room_what_idle_slots_hold_makes_way_and_nobody_sees_an_error() {
+    let engine = LlamaEngine::load(LlamaConfig { prefix_cache_bytes: 0, ..config() }, |_| {}).unwrap();
+    let question = || asking("What is the capital of France?");
+    let first = answer(&engine, question()).await;
+    assert!(prefilled(&engine, question()).await.1 > 0, "the idle slot holds it");
+    engine.inject(InjectedFault::NoRoom);
+    let other = answer(&engine, Request { scope: 1, session: 1, ..question() }).await;
+    assert_eq!((other.text, other.end), (first.text.clone(), first.end));
+    assert_eq!(engine.status().restarts, 0);
+    let again = prefilled(&engine, question()).await;
+    assert_eq!((again.1, again.3.text), (0, first.text), "what it held has made way");
+}
+
+#[tokio::test]
 async fn a_step_that_does_not_end_is_given_up() {
     let config = LlamaConfig { step_timeout: Duration::from_secs(2), ..config() };
     let engine = LlamaEngine::load(config, |_| {}).unwrap();

@@ -21,6 +21,8 @@ const RESTARTS: &str = "fabstir_engine_restarts_total";
 const PREFILLED: &str = "fabstir_tokens_prefilled_total";
 const REUSED: &str = "fabstir_tokens_reused_total";
 const PREFIX_CACHE: &str = "fabstir_engine_prefix_cache_bytes";
+const COMPUTE: &str = "fabstir_engine_compute_microseconds_total";
+const CHOOSE: &str = "fabstir_engine_choose_microseconds_total";
 const DECODED: &str = "fabstir_tokens_decoded_total";
 const INITS: &str = "fabstir_session_inits_total";
 const MESSAGES: &str = "fabstir_messages_total";
@@ -69,6 +71,8 @@ fn describe() {
     describe_counter!(PREFILLED, "Prompt tokens computed");
     describe_counter!(REUSED, "Prompt tokens that an earlier request had computed");
     describe_gauge!(PREFIX_CACHE, "Bytes of computed prefixes that have no slot");
+    describe_counter!(COMPUTE, "Microseconds that the model's steps took");
+    describe_counter!(CHOOSE, "Microseconds that choosing tokens between the steps took");
     describe_counter!(DECODED, "Answer tokens computed");
     describe_counter!(INITS, "Session inits by result: ok or the code");
     describe_counter!(MESSAGES, "Encrypted messages by result: ok or the code");
@@ -99,6 +103,8 @@ pub(crate) fn render(node: &Node, handle: &PrometheusHandle) -> String {
     counter!(PREFILLED).absolute(engine.prefilled_tokens);
     counter!(REUSED).absolute(engine.reused_tokens);
     gauge!(PREFIX_CACHE).set(as_f64(engine.prefix_cache_bytes));
+    counter!(COMPUTE).absolute(engine.compute_micros);
+    counter!(CHOOSE).absolute(engine.choose_micros);
     counter!(DECODED).absolute(engine.decoded_tokens);
     handle.run_upkeep();
     handle.render()

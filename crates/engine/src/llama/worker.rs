@@ -3,7 +3,7 @@
 use std::{
     panic::resume_unwind,
     sync::{
-        atomic::Ordering,
+        atomic::{AtomicU64, Ordering},
         mpsc::{RecvTimeoutError, SyncSender, TryRecvError},
     },
     time::{Duration, Instant},
@@ -48,10 +48,17 @@ pub(super) fn live(
         first = Some(command);
     }
     loop {
+        let (on_demand, start) = (ready.is_none(), Instant::now());
+        if on_demand {
+            tracing::info!(model = config.name, "loading");
+        }
         let model = match Model::load(config, progress) {
             Ok(model) => model,
             Err(error) => return Ended::NotLoaded(error),
         };
+        if on_demand {
+            tracing::info!(model = config.name, milliseconds = start.elapsed().as_millis(), "loaded");
+        }
         shared.loaded.store(true, Ordering::Relaxed);
         let ended = serve(supervised, life, &model, ready.take(), &mut first);
         shared.loaded.store(false, Ordering::Relaxed);
@@ -308,6 +315,8 @@ impl Worker<'_> {
             Some(InjectedFault::Step) => return Err(StepFailed::Plan("injected")),
             Some(InjectedFault::Panic) => resume_unwind(Box::new("injected")),
             Some(InjectedFault::Hang) => self.hang(),
+            // Kept for when there is a step to compute.
+            Some(InjectedFault::NoRoom) => self.fault = Some(InjectedFault::NoRoom),
             None => {}
         }
         let items = self.scheduler.plan(now);
@@ -319,16 +328,20 @@ impl Worker<'_> {
         }
         let start = Instant::now();
         self.compute(context, &items)?;
+        let took = start.elapsed();
+        add_micros(&self.shared.compute_micros, took);
         drop(watched);
         // Counted before the answers go on, so that who has read one finds it in the counts.
         let computed = self.scheduler.computed(&items);
         if computed.decoded == 0 {
-            self.costs.computed(usize::try_from(computed.prefilled).unwrap_or(0), start.elapsed());
+            self.costs.computed(usize::try_from(computed.prefilled).unwrap_or(0), took);
         }
         self.shared.prefilled.fetch_add(computed.prefilled, Ordering::Relaxed);
         self.shared.decoded.fetch_add(computed.decoded, Ordering::Relaxed);
+        let start = Instant::now();
         let Applied { shareable, to_clear } =
             self.scheduler.apply(&items, |place| context.logits(place), self.model);
+        add_micros(&self.shared.choose_micros, start.elapsed());
         for (slot, prefix) in shareable {
             if !self.cache.holds(prefix.owner, &prefix.tokens, prefix.tokens.len()) {
                 self.keep_copy(context, slot, prefix);
@@ -347,7 +360,8 @@ impl Worker<'_> {
 
     /// Where there is no room left, what idle slots hold makes way.
     fn compute(&mut self, context: &mut Context<'_>, items: &[Item]) -> Result<(), StepFailed> {
-        match context.step(items) {
+        let no_room = self.fault.take_if(|fault| *fault == InjectedFault::NoRoom).is_some();
+        match if no_room { Err(StepFailed::NoRoom) } else { context.step(items) } {
             Err(StepFailed::NoRoom) => {
                 let held = self.scheduler.take_all_held();
                 if held.is_empty() {
@@ -375,6 +389,10 @@ impl Drop for Worker<'_> {
             self.shared.in_flight.fail_all();
         }
     }
+}
+
+fn add_micros(counter: &AtomicU64, took: Duration) {
+    counter.fetch_add(u64::try_from(took.as_micros()).unwrap_or(0), Ordering::Relaxed);
 }
 
 fn clear(context: &mut Context<'_>, slots: &[Slot]) -> Result<(), StepFailed> {
