@@ -3,39 +3,21 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a benchmark measures what works")]
 
+mod support;
+
 use std::hint::black_box;
 
 use fabstir_protocol::{
-    id::SessionId,
     identity::PrivateKey,
-    v1::{ClientFrame, ClientHello, ClientSession, Dialect, Established, Inbound, InitContext, NodeFrame},
+    v1::{ClientFrame, Dialect, Inbound, NodeFrame},
 };
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng as _;
+use support::{init, open};
 
 /// The same keys and nonces in every run, so that counts differ by what is measured.
 fn rng() -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(7)
-}
-
-fn init(node: &PrivateKey) -> (String, ClientSession) {
-    let hello = ClientHello {
-        node_key: &node.public_key(),
-        client_key: &PrivateKey::random(&mut rng()),
-        id: SessionId::try_from("1").unwrap(),
-        context: InitContext::default(),
-        dialect: Dialect::Deployed,
-        timestamp: None,
-        claim: true,
-    };
-    hello.start(&mut rng()).unwrap()
-}
-
-fn open(node: &PrivateKey, frame: &str) -> Established {
-    let Ok(Inbound { frame: ClientFrame::SessionInit(id, raw), .. }) = Inbound::decode(frame) else {
-        panic!()
-    };
-    raw.read(id).unwrap().open(node).unwrap().authenticate().unwrap()
 }
 
 fn main() {
@@ -43,7 +25,7 @@ fn main() {
     let [_, operation, times] = arguments.as_slice() else { return };
     let times: usize = times.parse().unwrap();
     let node = PrivateKey::random(&mut ChaCha8Rng::seed_from_u64(1));
-    let (frame, mut client) = init(&node);
+    let (frame, mut client) = init(&node, Dialect::Deployed, &mut rng());
     let mut established = open(&node, &frame);
     match operation.as_str() {
         "init" => {

@@ -2,15 +2,16 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "a benchmark measures what works")]
 
+mod support;
+
 use divan::{Bencher, black_box};
 use fabstir_protocol::{
-    id::SessionId,
     identity::PrivateKey,
-    v1::{ClientFrame, ClientHello, ClientSession, Dialect, Established, Inbound, InitContext, NodeFrame},
+    v1::{ClientFrame, Dialect, Inbound, NodeFrame},
 };
-
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng as _;
+use support::{init, open};
 
 fn main() {
     divan::main();
@@ -20,31 +21,11 @@ fn rng() -> impl rand_core::CryptoRng {
     rand_core::UnwrapErr(getrandom::SysRng)
 }
 
-fn init(node: &PrivateKey, dialect: Dialect) -> (String, ClientSession) {
-    let hello = ClientHello {
-        node_key: &node.public_key(),
-        client_key: &PrivateKey::random(&mut rng()),
-        id: SessionId::try_from("1").unwrap(),
-        context: InitContext::default(),
-        dialect,
-        timestamp: None,
-        claim: true,
-    };
-    hello.start(&mut rng()).unwrap()
-}
-
-fn open(node: &PrivateKey, frame: &str) -> Established {
-    let Ok(Inbound { frame: ClientFrame::SessionInit(id, raw), .. }) = Inbound::decode(frame) else {
-        panic!()
-    };
-    raw.read(id).unwrap().open(node).unwrap().authenticate().unwrap()
-}
-
 /// From the text of the frame to an authenticated session.
 #[divan::bench(args = Dialect::ALL)]
 fn session_init(bencher: Bencher<'_, '_>, dialect: Dialect) {
     let node = PrivateKey::random(&mut rng());
-    let (frame, _) = init(&node, dialect);
+    let (frame, _) = init(&node, dialect, &mut rng());
     bencher.bench_local(|| open(&node, black_box(&frame)));
 }
 
@@ -52,7 +33,7 @@ fn session_init(bencher: Bencher<'_, '_>, dialect: Dialect) {
 #[divan::bench]
 fn garbage_init(bencher: Bencher<'_, '_>) {
     let node = PrivateKey::random(&mut rng());
-    let (frame, _) = init(&PrivateKey::random(&mut rng()), Dialect::Deployed);
+    let (frame, _) = init(&PrivateKey::random(&mut rng()), Dialect::Deployed, &mut rng());
     bencher.bench_local(|| {
         let Ok(Inbound { frame: ClientFrame::SessionInit(id, raw), .. }) = Inbound::decode(black_box(&frame))
         else {
@@ -66,7 +47,7 @@ fn garbage_init(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn chunk(bencher: Bencher<'_, '_>) {
     let node = PrivateKey::random(&mut rng());
-    let (frame, _) = init(&node, Dialect::Deployed);
+    let (frame, _) = init(&node, Dialect::Deployed, &mut rng());
     let mut answer = open(&node, &frame).session.answer();
     // As the node draws them: from a generator that the system has seeded.
     let mut nonces = ChaCha8Rng::from_rng(&mut rng());
@@ -81,7 +62,7 @@ fn chunk(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn message(bencher: Bencher<'_, '_>) {
     let node = PrivateKey::random(&mut rng());
-    let (frame, mut client) = init(&node, Dialect::Deployed);
+    let (frame, mut client) = init(&node, Dialect::Deployed, &mut rng());
     let mut session = open(&node, &frame).session;
     bencher.with_inputs(|| client.message(&[b'x'; 200], &mut rng()).unwrap()).bench_local_values(|frame| {
         let Ok(Inbound { frame: ClientFrame::Message(_, raw), .. }) = Inbound::decode(&frame) else {
