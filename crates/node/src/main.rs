@@ -51,7 +51,7 @@ async fn serve() -> anyhow::Result<()> {
 #[cfg(target_os = "linux")]
 fn bound_spinning() {
     use std::{env, os::unix::process::CommandExt as _, process::Command};
-    const SPINS: (&str, &str) = ("GOMP_SPINCOUNT", "20000");
+    const SPINS: (&str, &str) = ("GOMP_SPINCOUNT", "1000");
     if [SPINS.0, "OMP_WAIT_POLICY"].iter().any(|name| env::var_os(name).is_some()) {
         return;
     }

@@ -106,7 +106,7 @@ async fn embeddings_come_one_a_chunk() {
     let node = TestNode::start(llama(1)).await;
     let mut peer = node.connect().await;
     let mut session = peer.open("1").await.session;
-    let request = json!({"op": "embeddings", "prompt": ["a cat", "a dog"]});
+    let request = json!({"op": "embeddings", "input": ["a cat", "a dog"]});
     let heard = peer.ask(&mut session, &request.to_string()).await;
     let objects = objects(&heard);
     let [first, second] = objects.as_slice() else { panic!("two were expected") };

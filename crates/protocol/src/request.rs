@@ -161,6 +161,8 @@ pub struct SamplingFields {
 #[derive(Deserialize)]
 struct WireRequest {
     op: Option<Op>,
+    /// OpenAI's embeddings call it `input`.
+    #[serde(alias = "input")]
     prompt: Option<OneOrMany>,
     messages: Option<Vec<WireMessage>>,
     model: Option<String>,
@@ -396,11 +398,15 @@ impl PromptRequest {
         struct Probe {
             prompt: Option<IgnoredAny>,
             messages: Option<IgnoredAny>,
+            op: Option<Value>,
         }
         // Duplicate keys make the probe fail: then `read` must refuse, not take the JSON for words.
         text.trim_ascii_start().starts_with('{')
             && match serde_json::from_str::<Probe>(text) {
-                Ok(probe) => probe.prompt.is_some() || probe.messages.is_some(),
+                Ok(probe) => {
+                    let embeds = probe.op.is_some_and(|op| op == "embeddings");
+                    embeds || probe.prompt.is_some() || probe.messages.is_some()
+                }
                 Err(error) => error.is_data(),
             }
     }

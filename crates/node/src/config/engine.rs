@@ -55,8 +55,8 @@ pub struct EngineArgs {
     #[arg(long, default_value = "2048")]
     context_tokens: NonZeroU32,
     /// Prompt tokens computed in one step at most, and a quarter of them while answers run; less keeps those smoother, more is quicker for long prompts and on a GPU
-    #[arg(long, default_value = "256")]
-    prefill_chunk: NonZeroU32,
+    #[arg(long, default_value = "256", value_parser = clap::value_parser!(u32).range(1..=8192))]
+    prefill_chunk: u32,
     /// Main memory, in MiB, for what was computed of conversations that lost their place in the model, all models together; 0 keeps nothing
     #[arg(long, value_name = "MIB", default_value = "512")]
     prefix_cache_mib: u32,
@@ -186,7 +186,7 @@ impl EngineArgs {
             max_sequences: self.max_sequences.map(NonZeroU32::get),
             threads: self.threads.map(NonZeroU32::get),
             max_waiting: self.max_waiting.get(),
-            prefill_chunk: self.prefill_chunk.get(),
+            prefill_chunk: self.prefill_chunk,
             stalled_reader,
             step_timeout: Duration::from_secs(self.step_timeout_seconds.get()),
             prefix_cache_bytes: share(self.prefix_cache_mib, models.len()),
