@@ -75,7 +75,9 @@ impl Grammars {
     }
 
     /// JSON that meets `schema`, on one line: white space of its own choosing leads small models astray.
-    pub(crate) fn json(&self, mut schema: Value) -> Result<Constraint, InvalidSchema> {
+    pub(crate) fn json(&self, schema: Value) -> Result<Constraint, InvalidSchema> {
+        // JSON Schema's `true` is the schema that everything meets.
+        let mut schema = if schema == Value::Bool(true) { json!({}) } else { schema };
         let options = json!({ "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": " });
         schema.as_object_mut().ok_or(InvalidSchema)?.insert("x-guidance".to_owned(), options);
         let parser = self.0.create_parser(TopLevelGrammar::from_json_schema(schema));
@@ -197,8 +199,9 @@ mod tests {
         let properties = (0..200_000).map(|number| (format!("p{number}"), json!({})));
         let many: serde_json::Map<String, Value> = properties.collect();
         for schema in [
-            json!(true),
+            json!(false),
             json!({"type": "nothing"}),
+            json!({"type": "string", "format": "no-such-format"}),
             json!({"$ref": "#/$defs/missing"}),
             json!({"type": "object", "properties": many}),
         ] {
@@ -213,5 +216,30 @@ mod tests {
         let schema = json!({"$ref": "#/anyOf/0", "anyOf": [{"$ref": "#/$defs/yes"}], "$defs": {"yes": {"const": true}}});
         let mut constraint = grammars.json(schema).unwrap();
         assert!(say(&mut constraint, &words, "true") && constraint.may_end());
+    }
+
+    #[test]
+    fn the_keywords_that_bound_numbers_texts_and_lists_are_kept_to() {
+        let (grammars, words) = grammars();
+        for (schema, right, wrong) in [
+            (json!(true), "[true]", "truth"),
+            (json!({"type": "integer", "multipleOf": 7}), "21", "22"),
+            (json!({"type": "number", "multipleOf": 0.5}), "1.5", "1.3"),
+            (json!({"type": "integer", "minimum": 3, "maximum": 12}), "12", "13"),
+            (json!({"type": "string", "format": "date"}), "\"2026-02-03\"", "\"2026-13-03\""),
+            (
+                json!({"type": "string", "format": "uuid"}),
+                "\"00000000-0000-4000-8000-000000000000\"",
+                "\"x\"",
+            ),
+            (json!({"type": "string", "pattern": "^a+$"}), "\"aa\"", "\"ab\""),
+            (json!({"type": "string", "maxLength": 2}), "\"ab\"", "\"abc\""),
+            (json!({"type": "array", "items": {"type": "null"}, "maxItems": 1}), "[null]", "[null, null]"),
+        ] {
+            let mut constraint = grammars.json(schema.clone()).unwrap();
+            assert!(say(&mut constraint, &words, right) && constraint.may_end(), "{schema}: {right}");
+            let mut constraint = grammars.json(schema.clone()).unwrap();
+            assert!(!(say(&mut constraint, &words, wrong) && constraint.may_end()), "{schema}: {wrong}");
+        }
     }
 }

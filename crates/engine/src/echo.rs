@@ -13,6 +13,7 @@ use tokio::{sync::mpsc, time::sleep};
 use crate::{
     Engine, Failure, FinishReason, Format, Generation, Message, ModelInfo, Output, Overflow, Prompt, Refused,
     Request, Role, Status, Text, Usage,
+    fields::{Unknown, unserved},
     text::{Passed, StopFilter},
 };
 
@@ -58,7 +59,8 @@ impl Engine for EchoEngine {
             ("tools", request.tools.is_some()),
         ];
         let (sender, outputs) = mpsc::channel(8);
-        if let Some((name, _)) = asked.into_iter().find(|(_, asked)| *asked) {
+        let extra = request.extra.as_ref().and_then(|extra| unserved(extra.as_str(), Unknown::Ignored));
+        if let Some(name) = asked.into_iter().find_map(|(name, asked)| asked.then_some(name)).or(extra) {
             let _ = sender.try_send(Output::Failed(Failure::Unsupported(name)));
             return Ok(Generation { outputs });
         }

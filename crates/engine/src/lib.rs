@@ -10,6 +10,7 @@
 
 mod constraint;
 mod echo;
+mod fields;
 mod generation;
 mod llama;
 mod prefix;

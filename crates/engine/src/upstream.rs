@@ -34,7 +34,9 @@ use zeroize::Zeroizing;
 use self::pool::Pool;
 use crate::{
     Embedding, EmbeddingRequest, Embeddings, Engine, Failure, Generation, ModelInfo, Output, Refused,
-    Request, Status, scheduler::Waiting,
+    Request, Status,
+    fields::{Unknown, unserved},
+    scheduler::Waiting,
 };
 
 /// Outputs that wait for a slow reader.
@@ -235,6 +237,11 @@ impl Engine for UpstreamEngine {
         let asked = request.model.take();
         request.model = self.server_name(asked.as_deref());
         let (sender, outputs) = mpsc::channel(OUTPUTS);
+        let extra = request.extra.as_ref().and_then(|extra| unserved(extra.as_str(), Unknown::PassedOn));
+        if let Some(field) = extra {
+            let _ = sender.try_send(Output::Failed(Failure::Unsupported(field)));
+            return Ok(Generation { outputs });
+        }
         self.push(asked.as_deref(), Job::Answer(Box::new(request), sender))?;
         Ok(Generation { outputs })
     }

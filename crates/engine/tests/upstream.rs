@@ -247,6 +247,16 @@ async fn ask(engine: &UpstreamEngine, request: Request) -> Answer {
 }
 
 #[tokio::test]
+async fn a_field_that_would_undo_a_limit_is_refused_by_name_and_asks_no_server() {
+    let mock = Mock::start(vec![paris()]).await;
+    let engine = engine(&[&mock]).await;
+    let mut request = asking("capital?");
+    request.extra = Some("{\"n_predict\":100000}".into());
+    let answer = ask(&engine, request).await;
+    assert_eq!((answer.end, mock.asked().len()), (Some(Err(Failure::Unsupported("n_predict"))), 0));
+}
+
+#[tokio::test]
 async fn an_answer_comes_through_with_its_usage() {
     let mock = Mock::start(vec![paris()]).await;
     let engine = engine(&[&mock]).await;

@@ -1,6 +1,6 @@
 //! The node's binary: read the settings, load the model, bind, serve until told to stop.
 
-use std::{ffi::OsString, path::Path, sync::Arc};
+use std::{ffi::OsString, io::Write as _, path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use fabstir_llm_node::{
@@ -14,9 +14,16 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     bound_spinning();
-    serve()
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line for whoever has to act on it: where in the program it arose is of no use to them.
+            let _ = writeln!(std::io::stderr(), "Error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 #[tokio::main]

@@ -337,6 +337,40 @@ struct Part {
     text: Option<String>,
 }
 
+/// What a refusal may name: a client's own words never stand in one.
+const FIELDS: &[&str] = &[
+    "op",
+    "prompt",
+    "input",
+    "messages",
+    "model",
+    "max_tokens",
+    "max_completion_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repeat_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "seed",
+    "stop",
+    "logit_bias",
+    "logprobs",
+    "top_logprobs",
+    "response_format",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "encoding_format",
+    "stream",
+    "stream_options",
+    "n",
+    "best_of",
+    "modalities",
+    "echo",
+];
+
 /// Most stop texts of a request, and most bytes of each.
 const MAX_STOPS: usize = 16;
 const MAX_STOP_LEN: usize = 256;
@@ -387,8 +421,13 @@ impl PromptRequest {
         if !Self::is_request(text) {
             return Ok(Self::bare(Words::from(text)));
         }
-        let wire: WireRequest =
-            serde_json::from_str(text).map_err(|_| RequestError::Invalid("the request"))?;
+        let mut reader = serde_json::Deserializer::from_str(text);
+        let wire: WireRequest = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+            let mut names = FIELDS.iter().copied();
+            let at = error.path().iter().next().map(ToString::to_string);
+            RequestError::Invalid(names.find(|name| at.as_deref() == Some(*name)).unwrap_or("the request"))
+        })?;
+        reader.end().map_err(|_| RequestError::Invalid("the request"))?;
         wire.refuse_unsupported()?;
         wire.read()
     }
@@ -448,6 +487,9 @@ impl WireRequest {
         let tools = self.tools()?;
         // More than any context holds is capped to it like anything else that is too much.
         let most = self.max_completion_tokens.or(self.max_tokens);
+        if most == Some(0) {
+            return Err(RequestError::Invalid("max_tokens"));
+        }
         let max_tokens = most.map(|most| u32::try_from(most).unwrap_or(u32::MAX));
         let model = self.model.take();
         self.extra.retain(|_, value| !value.is_null());
@@ -660,7 +702,26 @@ mod tests {
         );
         assert_eq!(refused(r#"{"op":"embeddings","prompt":[]}"#), RequestError::Invalid("prompt"));
         assert_eq!(refused(r#"{"prompt":"a","n":2}"#), RequestError::Unsupported("n"));
-        assert_eq!(refused(r#"{"prompt":"a","max_tokens":-1}"#), RequestError::Invalid("the request"));
+        for (field, wrong) in [
+            ("max_tokens", "-1"),
+            ("max_tokens", "0"),
+            ("max_tokens", "1.5"),
+            ("max_tokens", "\"5\""),
+            ("top_k", "-1"),
+            ("temperature", "\"hot\""),
+            ("seed", "1.5"),
+            ("logprobs", "5"),
+            ("stop", "5"),
+            ("response_format", "{\"type\":\"xml\"}"),
+            ("response_format", "\"json\""),
+            ("messages", "[{\"role\":\"narrator\",\"content\":\"a\"}]"),
+            ("encoding_format", "\"hex\""),
+            ("tool_choice", "\"perhaps\""),
+            ("op", "\"sing\""),
+        ] {
+            let json = format!("{{\"prompt\":\"a\",\"{field}\":{wrong}}}");
+            assert_eq!(refused(&json), RequestError::Invalid(field), "{json}");
+        }
         assert_eq!(refused(r#"{"prompt":"a","prompt":"b"}"#), RequestError::Invalid("the request"));
         assert_eq!(PromptRequest::read(b"\xff").unwrap_err(), RequestError::Utf8);
     }
@@ -734,7 +795,6 @@ mod tests {
             ),
             Ok(schema)
         );
-        assert_eq!(format(r#"{"type":"xml"}"#), Err(RequestError::Invalid("the request")));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::model::Model;
 use crate::{
     Author, Failure, Format, Message, Overflow, Prompt, Request, Role, ToolDefinition, Tools,
     constraint::{Constraint, Grammars, InvalidSchema, Word},
+    fields,
     prefix::{Owner, WORTH_KEEPING},
     sampler::Token,
     sequence::Prepared,
@@ -24,6 +25,11 @@ impl Model {
     /// Puts a request into tokens.
     pub(super) fn prepare(&self, request: Request) -> Result<Prepared, Failure> {
         let Request { prompt, overflow, sampling, max_tokens, stop, scope, session, system, .. } = request;
+        if let Some(field) =
+            request.extra.and_then(|extra| fields::unserved(extra.as_str(), fields::Unknown::Ignored))
+        {
+            return Err(Failure::Unsupported(field));
+        }
         let biased = usize::try_from(self.llama.n_vocab()).unwrap_or(0);
         if sampling
             .logit_bias

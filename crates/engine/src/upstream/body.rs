@@ -6,7 +6,9 @@ use serde::Serialize;
 use serde_json::{Map, Value, value::RawValue};
 use zeroize::Zeroizing;
 
-use crate::{EmbeddingRequest, Format, Message, Prompt, Request, Role, Text, ToolCall, ToolChoice};
+use crate::{
+    EmbeddingRequest, Format, Message, Prompt, Request, Role, Text, ToolCall, ToolChoice, fields::PLACEMENT,
+};
 
 /// Where a request goes, and what goes there.
 #[derive(Debug)]
@@ -139,21 +141,6 @@ struct Input<'a> {
     encoding_format: &'static str,
 }
 
-/// Fields that some server knows and that are not the client's to set: other names for what is bounded or written here,
-/// and what would take a place or a turn from others.
-const KEPT_BACK: &[&str] = &[
-    "n_predict",
-    "n_cmpl",
-    "min_tokens",
-    "id_slot",
-    "cache_prompt",
-    "priority",
-    "repetition_penalty",
-    "max_new_tokens",
-    "use_beam_search",
-    "ignore_eos",
-];
-
 impl<'a> Call<'a> {
     fn of(call: &'a ToolCall) -> Self {
         let function = Function { name: &call.name, arguments: call.arguments.as_str() };
@@ -186,7 +173,7 @@ impl Body {
             None => Map::new(),
             Some(fields) => serde_json::from_str(fields.as_str()).ok()?,
         };
-        extra.retain(|name, _| !KEPT_BACK.contains(&name.as_str()));
+        extra.retain(|name, _| !PLACEMENT.contains(&name.as_str()));
         let chat = Chat {
             model: request.model.as_deref(),
             messages,
@@ -350,13 +337,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_the_clients_to_set_is_not_passed_on() {
+    fn where_it_is_computed_is_not_the_clients_to_say() {
         let mut request = Request::new(Prompt::Chat(vec![Message::new(Role::User, "hello")]));
         request.max_tokens = Some(1);
-        request.extra = Some("{\"n_predict\":100000,\"priority\":-1,\"thinking\":true}".into());
+        request.extra = Some("{\"id_slot\":0,\"priority\":-1,\"thinking\":true}".into());
         let sent = sent(&request, 0);
         assert_eq!((&sent["max_tokens"], &sent["thinking"]), (&json!(1), &json!(true)));
-        assert!(sent.get("n_predict").is_none() && sent.get("priority").is_none());
+        assert!(sent.get("id_slot").is_none() && sent.get("priority").is_none());
     }
 
     #[test]

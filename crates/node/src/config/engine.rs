@@ -265,6 +265,8 @@ impl EngineArgs {
             ("ENGINE_URL", upstream, "MODEL_PATH", path),
             ("ENGINE_URL", upstream, "MODELS", several),
             ("ENGINE_URL", upstream, "CHAT_TEMPLATE", self.chat_template.is_some()),
+            ("ENGINE_URL", upstream, "GPU_LAYERS", self.gpu_layers.is_some()),
+            ("ENGINE_URL", upstream, "THREADS", self.threads.is_some()),
             ("MODEL_PATH", path, "MODEL", name),
             ("MODEL_PATH", path, "MODELS", several),
             ("MODEL", name, "MODELS", several),
