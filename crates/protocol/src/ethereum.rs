@@ -17,6 +17,9 @@ impl Address {
     /// Bytes of an address.
     pub const LEN: usize = 20;
 
+    /// The address that nobody has a key for.
+    pub const ZERO: Self = Self([0; Self::LEN]);
+
     /// The address of an uncompressed point, given without its leading 04.
     pub(crate) fn of_point(xy: &[u8; 64]) -> Self {
         let hash: [u8; 32] = Keccak256::digest(xy).into();

@@ -238,6 +238,18 @@ pub enum KeyMaterial {
 }
 
 impl Agreed {
+    /// The x coordinate; all zero where there is no point, which no honest key can meet.
+    pub(crate) fn x(&self) -> &[u8; 32] {
+        let [_, x @ ..] = &self.0;
+        x
+    }
+
+    /// The compressed point, which BOLT-8 hashes.
+    #[cfg(test)]
+    pub(crate) fn point(&self) -> &[u8; PublicKey::LEN] {
+        &self.0
+    }
+
     /// HKDF-SHA256 (RFC 5869) without salt and with empty info, 32 bytes.
     ///
     /// # Errors

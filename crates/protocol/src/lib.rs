@@ -64,5 +64,6 @@ pub mod identity;
 pub mod request;
 pub mod seal;
 pub mod v1;
+pub mod v2;
 
 pub use error::{Code, Error};

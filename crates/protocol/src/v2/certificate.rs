@@ -1,0 +1,429 @@
+//! What is signed by long-lived keys: a node's channel key, a client's delegate key, a node's change of identity.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::eip712::{self, Field, NODE_CHANNEL_KEY, NODE_KEY_ROTATION, SESSION_DELEGATION};
+use crate::{
+    ethereum::Address,
+    identity::{InvalidSignature, PrivateKey, PublicKey, Signature, V},
+};
+
+/// Seconds by which the clocks of node and client may differ.
+pub const SKEW: u64 = 300;
+/// Seconds for which a channel key is certified after it was made.
+pub const CHANNEL_KEY_SECONDS: u64 = 25 * 60 * 60;
+/// Most seconds that a delegation may last.
+pub const MAX_DELEGATION_SECONDS: u64 = 30 * 24 * 60 * 60;
+
+/// Why a certificate is not accepted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum CertificateError {
+    /// Not of the form that it must have.
+    #[error("the certificate is malformed")]
+    Malformed,
+    /// Signed by another key than the one that it must be signed by.
+    #[error("the certificate's signature is not by the key that it names")]
+    Signature,
+    /// Its time has not come, or is over.
+    #[error("the certificate is not valid at this time: check both clocks")]
+    Time,
+    /// It lasts longer than it may.
+    #[error("the certificate lasts longer than it may")]
+    TooLong,
+    /// It is for another key.
+    #[error("the certificate is for another key")]
+    OtherKey,
+    /// It is for another node.
+    #[error("the certificate is for another node")]
+    OtherNode,
+    /// The node asks for a newer protocol than this client speaks.
+    #[error("the node asks for a newer version of the protocol")]
+    Version,
+}
+
+impl From<InvalidSignature> for CertificateError {
+    fn from(InvalidSignature: InvalidSignature) -> Self {
+        Self::Signature
+    }
+}
+
+/// Whether `now` is in the time of a certificate, give or take [`SKEW`].
+fn check_time(not_before: u64, not_after: u64, now: u64) -> Result<(), CertificateError> {
+    let begun = now.saturating_add(SKEW) >= not_before;
+    let ended = now > not_after.saturating_add(SKEW);
+    if begun && !ended { Ok(()) } else { Err(CertificateError::Time) }
+}
+
+fn signed_by(signature: &Signature, digest: &[u8; 32], signer: Address) -> Result<(), CertificateError> {
+    // Recovery gives somebody for any signature: only the expected address counts.
+    if signature.recover(digest)? == signer { Ok(()) } else { Err(CertificateError::Signature) }
+}
+
+/// A node's channel key, certified by its identity key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NodeChannelKey {
+    /// What handshakes are made with.
+    pub public_key: PublicKey,
+    /// Unix seconds.
+    pub not_before: u64,
+    /// Unix seconds.
+    pub not_after: u64,
+    /// The oldest version that the node speaks.
+    pub min_version: u16,
+}
+
+/// A [`NodeChannelKey`] and its signature: JSON, every field needed, hex in lower case.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SignedChannelKey {
+    #[serde(with = "hex_key")]
+    public_key: PublicKey,
+    not_before: u64,
+    not_after: u64,
+    min_version: u16,
+    #[serde(with = "hex_signature")]
+    signature: Signature,
+}
+
+impl NodeChannelKey {
+    /// The certificate of a key that is made now.
+    pub fn made_at(now: u64, public_key: PublicKey, min_version: u16) -> Self {
+        Self {
+            public_key,
+            not_before: now.saturating_sub(SKEW),
+            not_after: now.saturating_add(CHANNEL_KEY_SECONDS),
+            min_version,
+        }
+    }
+
+    /// What the identity key signs.
+    pub fn digest(&self, chain_id: u64) -> [u8; 32] {
+        let fields = [
+            Field::Bytes(&self.public_key),
+            Field::Number(self.not_before),
+            Field::Number(self.not_after),
+            Field::Number(self.min_version.into()),
+        ];
+        eip712::digest(Some(chain_id), NODE_CHANNEL_KEY, &fields)
+    }
+
+    /// Puts a signature of [`NodeChannelKey::digest`] to it.
+    pub fn with_signature(self, signature: Signature) -> SignedChannelKey {
+        let Self { public_key, not_before, not_after, min_version } = self;
+        let signature = signature.with_v(V::Ethereum);
+        SignedChannelKey { public_key, not_before, not_after, min_version, signature }
+    }
+}
+
+impl SignedChannelKey {
+    /// The certified key.
+    pub fn public_key(&self) -> &PublicKey {
+        &self.public_key
+    }
+
+    /// What is certified, if it is by `identity` and of this time.
+    ///
+    /// # Errors
+    /// [`CertificateError`].
+    pub fn verify(
+        &self,
+        identity: Address,
+        chain_id: u64,
+        now: u64,
+    ) -> Result<NodeChannelKey, CertificateError> {
+        let key = NodeChannelKey {
+            public_key: self.public_key,
+            not_before: self.not_before,
+            not_after: self.not_after,
+            min_version: self.min_version,
+        };
+        signed_by(&self.signature, &key.digest(chain_id), identity)?;
+        check_time(self.not_before, self.not_after, now)?;
+        let most = CHANNEL_KEY_SECONDS.saturating_add(SKEW);
+        if self.not_after.saturating_sub(self.not_before) > most {
+            return Err(CertificateError::TooLong);
+        }
+        Ok(key)
+    }
+}
+
+/// A client's delegate key, certified by its wallet: one signature for many sessions.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SessionDelegation {
+    /// Who delegates.
+    pub wallet: Address,
+    /// The key that speaks for the wallet: the static key of handshakes.
+    pub delegate_key: PublicKey,
+    /// The only node that may be spoken to; `None` is any.
+    pub node: Option<Address>,
+    /// Unix seconds.
+    pub not_before: u64,
+    /// Unix seconds.
+    pub not_after: u64,
+}
+
+impl SessionDelegation {
+    /// What the wallet signs.
+    pub fn digest(&self) -> [u8; 32] {
+        let node = self.node.unwrap_or(ANY_NODE);
+        let fields = [
+            Field::Address(&self.wallet),
+            Field::Bytes(&self.delegate_key),
+            Field::Address(&node),
+            Field::Number(self.not_before),
+            Field::Number(self.not_after),
+        ];
+        eip712::digest(None, SESSION_DELEGATION, &fields)
+    }
+
+    /// The typed data in the form that wallets take (`eth_signTypedData_v4`).
+    pub fn typed_data(&self) -> serde_json::Value {
+        let field = |name: &str, kind: &str| serde_json::json!({ "name": name, "type": kind });
+        serde_json::json!({
+            "types": {
+                "EIP712Domain": [field("name", "string"), field("version", "string")],
+                "SessionDelegation": [
+                    field("wallet", "address"),
+                    field("delegateKey", "bytes"),
+                    field("node", "address"),
+                    field("notBefore", "uint64"),
+                    field("notAfter", "uint64"),
+                ],
+            },
+            "primaryType": "SessionDelegation",
+            "domain": { "name": "Fabstir E2EE", "version": "2" },
+            "message": {
+                "wallet": self.wallet.to_checksum(),
+                "delegateKey": const_hex::encode_prefixed(self.delegate_key.to_bytes()),
+                "node": self.node.unwrap_or(ANY_NODE).to_checksum(),
+                "notBefore": self.not_before,
+                "notAfter": self.not_after,
+            },
+        })
+    }
+
+    /// Signs with the wallet's key.
+    ///
+    /// # Errors
+    /// [`CertificateError::OtherKey`] where it is not that wallet's.
+    pub fn sign(self, wallet: &PrivateKey) -> Result<SignedDelegation, CertificateError> {
+        let signature = wallet.sign(&self.digest())?;
+        self.with_signature(signature)
+    }
+
+    /// Puts a signature to it that was made elsewhere.
+    ///
+    /// # Errors
+    /// [`CertificateError::Signature`] where it is not by the wallet.
+    pub fn with_signature(self, signature: Signature) -> Result<SignedDelegation, CertificateError> {
+        signed_by(&signature, &self.digest(), self.wallet)?;
+        Ok(SignedDelegation { delegation: self, signature: signature.with_v(V::Ethereum) })
+    }
+}
+
+/// Stands for any node.
+static ANY_NODE: Address = Address::ZERO;
+
+/// A [`SessionDelegation`] and its signature, as it is sent in message 3.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SignedDelegation {
+    delegation: SessionDelegation,
+    signature: Signature,
+}
+
+impl SignedDelegation {
+    /// Bytes on the wire: wallet 20, key 33, node 20, two times 8, signature 65.
+    pub const LEN: usize = 154;
+
+    /// What is delegated. Proves nothing before [`SignedDelegation::verify`].
+    pub fn delegation(&self) -> &SessionDelegation {
+        &self.delegation
+    }
+
+    /// The form on the wire.
+    pub fn to_bytes(&self) -> [u8; Self::LEN] {
+        let SessionDelegation { wallet, delegate_key, node, not_before, not_after } = &self.delegation;
+        let parts: [&[u8]; 6] = [
+            wallet.as_bytes(),
+            &delegate_key.to_bytes(),
+            node.as_ref().unwrap_or(&ANY_NODE).as_bytes(),
+            &not_before.to_be_bytes(),
+            &not_after.to_be_bytes(),
+            &self.signature.to_bytes(),
+        ];
+        let mut bytes = [0; Self::LEN];
+        for (to, from) in bytes.iter_mut().zip(parts.into_iter().flatten()) {
+            *to = *from;
+        }
+        bytes
+    }
+
+    /// Whose session this opens: the wallet, if it signed, for the key `delegate`, for the node `node`, for now.
+    ///
+    /// # Errors
+    /// [`CertificateError`].
+    pub fn verify(&self, delegate: &PublicKey, node: Address, now: u64) -> Result<Address, CertificateError> {
+        self.check(delegate, node, now)?;
+        signed_by(&self.signature, &self.delegation.digest(), self.delegation.wallet)?;
+        Ok(self.delegation.wallet)
+    }
+
+    /// All of [`SignedDelegation::verify`] but the signature, for one that was verified before.
+    ///
+    /// # Errors
+    /// [`CertificateError`].
+    pub fn check(&self, delegate: &PublicKey, node: Address, now: u64) -> Result<(), CertificateError> {
+        let SessionDelegation { delegate_key, node: only, not_before, not_after, .. } = &self.delegation;
+        if delegate_key != delegate {
+            return Err(CertificateError::OtherKey);
+        }
+        if only.is_some_and(|only| only != node) {
+            return Err(CertificateError::OtherNode);
+        }
+        if not_after.saturating_sub(*not_before) > MAX_DELEGATION_SECONDS {
+            return Err(CertificateError::TooLong);
+        }
+        check_time(*not_before, *not_after, now)
+    }
+}
+
+impl TryFrom<&[u8]> for SignedDelegation {
+    type Error = CertificateError;
+
+    fn try_from(bytes: &[u8]) -> Result<Self, CertificateError> {
+        const MALFORMED: CertificateError = CertificateError::Malformed;
+        let (wallet, rest) = bytes.split_first_chunk::<{ Address::LEN }>().ok_or(MALFORMED)?;
+        let (key, rest) = rest.split_first_chunk::<{ PublicKey::LEN }>().ok_or(MALFORMED)?;
+        let (node, rest) = rest.split_first_chunk::<{ Address::LEN }>().ok_or(MALFORMED)?;
+        let (not_before, rest) = rest.split_first_chunk::<8>().ok_or(MALFORMED)?;
+        let (not_after, signature) = rest.split_first_chunk::<8>().ok_or(MALFORMED)?;
+        let delegation = SessionDelegation {
+            wallet: Address::from(*wallet),
+            delegate_key: PublicKey::try_from(key.as_slice()).map_err(|_| MALFORMED)?,
+            node: Some(Address::from(*node)).filter(|node| *node != ANY_NODE),
+            not_before: u64::from_be_bytes(*not_before),
+            not_after: u64::from_be_bytes(*not_after),
+        };
+        let signature = Signature::try_from(signature).map_err(|_| MALFORMED)?;
+        // One way to write it on the wire: v as wallets have it.
+        if signature.v() != V::Ethereum {
+            return Err(MALFORMED);
+        }
+        Ok(Self { delegation, signature })
+    }
+}
+
+/// A node's move from one identity to another, signed by the one that is left.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NodeKeyRotation {
+    /// The identity that clients have pinned.
+    pub from: Address,
+    /// The one to pin instead.
+    pub to: Address,
+    /// Unix seconds.
+    pub not_before: u64,
+}
+
+/// A [`NodeKeyRotation`] and its signature.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SignedRotation {
+    #[serde(with = "hex_address")]
+    from: Address,
+    #[serde(with = "hex_address")]
+    to: Address,
+    not_before: u64,
+    #[serde(with = "hex_signature")]
+    signature: Signature,
+}
+
+impl NodeKeyRotation {
+    /// What the old identity signs.
+    pub fn digest(&self, chain_id: u64) -> [u8; 32] {
+        let fields = [Field::Address(&self.from), Field::Address(&self.to), Field::Number(self.not_before)];
+        eip712::digest(Some(chain_id), NODE_KEY_ROTATION, &fields)
+    }
+
+    /// Puts a signature of [`NodeKeyRotation::digest`] to it.
+    pub fn with_signature(self, signature: Signature) -> SignedRotation {
+        let Self { from, to, not_before } = self;
+        SignedRotation { from, to, not_before, signature: signature.with_v(V::Ethereum) }
+    }
+}
+
+impl SignedRotation {
+    /// The new identity, if the pinned one says so. To be shown to a person, never followed silently.
+    ///
+    /// # Errors
+    /// [`CertificateError`].
+    pub fn verify(&self, pinned: Address, chain_id: u64, now: u64) -> Result<Address, CertificateError> {
+        if self.from != pinned {
+            return Err(CertificateError::OtherKey);
+        }
+        let rotation = NodeKeyRotation { from: self.from, to: self.to, not_before: self.not_before };
+        signed_by(&self.signature, &rotation.digest(chain_id), pinned)?;
+        check_time(self.not_before, u64::MAX, now)?;
+        Ok(self.to)
+    }
+}
+
+/// Hex with `0x` or without, in lower case: a value has one way to be written.
+fn read_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    let lower = digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let mut bytes = [0; N];
+    (lower && const_hex::decode_to_slice(digits, &mut bytes).is_ok()).then_some(bytes)
+}
+
+struct Shown(&'static str);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in lower-case hex was expected", self.0)
+    }
+}
+
+macro_rules! hex_field {
+    ($module:ident, $type:ty, $what:literal, $length:expr, |$value:ident| $write:expr, |$bytes:ident| $read:expr) => {
+        pub(super) mod $module {
+            use std::borrow::Cow;
+
+            use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+            #[allow(clippy::wildcard_imports, unused_imports, reason = "a macro's modules")]
+            use super::*;
+
+            pub(in crate::v2) fn serialize<S: Serializer>($value: &$type, to: S) -> Result<S::Ok, S::Error> {
+                to.serialize_str(&$write)
+            }
+
+            pub(in crate::v2) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<$type, D::Error> {
+                let text = Cow::<str>::deserialize(from)?;
+                let read = read_hex::<{ $length }>(&text).and_then(|$bytes| $read);
+                read.ok_or_else(|| D::Error::custom(Shown($what)))
+            }
+        }
+    };
+}
+
+hex_field!(
+    hex_key,
+    PublicKey,
+    "a public key",
+    PublicKey::LEN,
+    |key| const_hex::encode(key.to_bytes()),
+    |bytes| PublicKey::try_from(bytes.as_slice()).ok()
+);
+hex_field!(hex_address, Address, "an address", Address::LEN, |address| address.to_string(), |bytes| Some(
+    Address::from(bytes)
+));
+hex_field!(
+    hex_signature,
+    Signature,
+    "a signature",
+    Signature::LEN,
+    |signature| const_hex::encode(signature.to_bytes()),
+    |bytes| Signature::try_from(bytes.as_slice()).ok().filter(|signature| signature.v() == V::Ethereum)
+);
