@@ -31,6 +31,10 @@ const LIMITS: ParserLimits = ParserLimits {
     verbose_errors: false,
 };
 
+/// Most bytes of a schema. What compiles it goes as deep as its references do, on a stack that has an end, while all
+/// others wait.
+const MAX_SCHEMA: usize = 64 << 10;
+
 /// A model's vocabulary, ready to be held against grammars.
 pub(crate) struct Grammars(ParserFactory);
 
@@ -78,6 +82,9 @@ impl Grammars {
     pub(crate) fn json(&self, schema: Value) -> Result<Constraint, InvalidSchema> {
         // JSON Schema's `true` is the schema that everything meets.
         let mut schema = if schema == Value::Bool(true) { json!({}) } else { schema };
+        if schema.to_string().len() > MAX_SCHEMA {
+            return Err(InvalidSchema);
+        }
         let options = json!({ "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": " });
         schema.as_object_mut().ok_or(InvalidSchema)?.insert("x-guidance".to_owned(), options);
         let parser = self.0.create_parser(TopLevelGrammar::from_json_schema(schema));
@@ -208,6 +215,26 @@ mod tests {
             let beginning: String = schema.to_string().chars().take(60).collect();
             assert_eq!(grammars.json(schema).err(), Some(InvalidSchema), "{beginning}");
         }
+    }
+
+    /// The deepest that the bound on the length lets through, on a stack like the engine's.
+    #[test]
+    fn references_in_a_long_line_are_no_danger() {
+        let compile = |links: usize, link: fn(usize) -> Value| {
+            let chain = (0..links).map(|number| (format!("d{number}"), link(number + 1)));
+            let mut chain: serde_json::Map<String, Value> = chain.collect();
+            chain.insert(format!("d{links}"), json!({}));
+            let schema = json!({"$ref": "#/$defs/d0", "$defs": chain});
+            assert!(schema.to_string().len() <= MAX_SCHEMA, "{links}");
+            let (grammars, _) = grammars();
+            drop(grammars.json(schema));
+        };
+        let work = move || {
+            compile(1500, |next| json!({"items": {"$ref": format!("#/$defs/d{next}")}}));
+            compile(1800, |next| json!({"$ref": format!("#/$defs/d{next}")}));
+            compile(1000, |next| json!({"allOf": [{"not": {"$ref": format!("#/$defs/d{next}")}}]}));
+        };
+        std::thread::Builder::new().stack_size(64 << 20).spawn(work).unwrap().join().unwrap();
     }
 
     #[test]

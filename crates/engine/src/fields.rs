@@ -1,32 +1,59 @@
 //! Names of request fields that this crate does not read and that some server knows.
 
 /// Where and when a server computes: the operator's to say, and nothing of the answer. Never passed on.
-pub(crate) const PLACEMENT: &[&str] = &["id_slot", "cache_prompt", "priority"];
+pub(crate) const PLACEMENT: &[&str] = &["cache_prompt", "id_slot", "priority", "rid", "slot_id"];
 
-/// Other names for what is bounded or written here: a client that set them would undo a limit. Refused by every engine.
+/// Other names for what is bounded or written here, and what reaches past the request into the server: a client that
+/// set them would undo a limit, name hosts to fetch from, or bring code. Refused by every engine.
 const UNDOING: &[&str] = &[
+    "bootstrap_host",
+    "bootstrap_port",
+    "bootstrap_room",
+    "chat_template",
+    "custom_logit_processor",
+    "data_parallel_rank",
+    "extra_body",
     "ignore_eos",
+    "kv_transfer_params",
+    "logits_processors",
+    "lora",
+    "lora_path",
     "max_new_tokens",
+    "max_output_tokens",
+    "min_new_tokens",
     "min_tokens",
     "n_cmpl",
     "n_predict",
+    "num_predict",
+    "nvext",
     "repetition_penalty",
+    "session_params",
     "use_beam_search",
 ];
 
 /// Of OpenAI, llama-server, vLLM and SGLang: each changes what is answered. An engine that computes here and knows
 /// none of them refuses them, where leaving them out would answer another question than the one asked.
 const CHANGING: &[&str] = &[
+    "enable_thinking",
+    "include_stop_str_in_output",
+    "instructions",
+    "post_sampling_probs",
+    "reasoning_budget",
+    "reasoning_budget_tokens",
+    "stop_sequences",
+    "system",
+    "temp",
+    "tfs_z",
+    "thinking",
+    "truncation",
     "adaptive_decay",
     "adaptive_target",
     "add_generation_prompt",
     "add_special_tokens",
     "allowed_token_ids",
     "bad_words",
-    "chat_template",
     "chat_template_kwargs",
     "continue_final_message",
-    "custom_logit_processor",
     "documents",
     "dry_allowed_length",
     "dry_base",
@@ -46,9 +73,6 @@ const CHANGING: &[&str] = &[
     "guided_regex",
     "json_schema",
     "length_penalty",
-    "logits_processors",
-    "lora",
-    "lora_path",
     "min_keep",
     "mirostat",
     "mirostat_eta",

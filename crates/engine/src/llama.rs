@@ -206,7 +206,8 @@ impl Engine for LlamaEngine {
     fn submit(&self, request: Request) -> Result<Generation, Refused> {
         self.admits(request.model.as_deref())?;
         let (outputs, generation) = Outputs::channel();
-        let outputs = self.shared.in_flight.enter(outputs, self.max_waiting).ok_or(Refused::Busy)?;
+        let outputs =
+            self.shared.in_flight.enter(outputs, request.client, self.max_waiting).ok_or(Refused::Busy)?;
         self.send(Command::Generate(Box::new(request), outputs))?;
         Ok(generation)
     }

@@ -257,6 +257,13 @@ pub(crate) struct Waiting<T> {
     requests: HashMap<u64, VecDeque<T>>,
 }
 
+/// Whether one more may wait of a client who has `own` waiting, where `waiting` of all clients do: as long as the
+/// client has fewer than there are places left (the dynamic thresholds of Choudhury and Hahne, 1998). One client alone
+/// gets half of the line, two get a third each, and there is always a place for who has none.
+pub(crate) fn has_room(own: usize, waiting: usize, limit: usize) -> bool {
+    own < limit.saturating_sub(waiting)
+}
+
 impl<T> Waiting<T> {
     pub(crate) fn new() -> Self {
         Self { turns: VecDeque::new(), requests: HashMap::new() }
@@ -291,6 +298,11 @@ impl<T> Waiting<T> {
         self.requests.retain(|_, requests| !requests.is_empty());
         let Self { turns, requests } = self;
         turns.retain(|client| requests.contains_key(client));
+    }
+
+    /// How many requests of a client wait.
+    pub(crate) fn of(&self, client: u64) -> usize {
+        self.requests.get(&client).map_or(0, VecDeque::len)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -575,5 +587,21 @@ mod tests {
         waiting.push(2, "stays");
         waiting.reap(|request| *request == "gone");
         assert_eq!((waiting.len(), waiting.pop(), waiting.pop()), (1, Some("stays"), None));
+    }
+
+    #[test]
+    fn a_client_that_fills_the_line_leaves_room_for_another() {
+        let fill = |limit: usize| {
+            let mut waiting = Waiting::new();
+            while has_room(waiting.of(1), waiting.len(), limit) {
+                waiting.push(1, ());
+            }
+            waiting
+        };
+        for limit in 1..=64 {
+            let waiting = fill(limit);
+            assert_eq!(waiting.len(), limit.div_ceil(2), "of {limit}");
+            assert!(limit < 2 || has_room(waiting.of(2), waiting.len(), limit), "of {limit}");
+        }
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     constraint::Constraint,
     prefix::{Owner, Prefix, WORTH_KEEPING},
     sampler::{Sampler, Token, logprobs},
+    scheduler::has_room,
     text::{Passed, StopFilter, Utf8Carry},
     tools::{Said, ToolReader},
 };
@@ -106,19 +107,20 @@ struct Entries {
 #[derive(Debug)]
 struct Entry {
     sender: mpsc::Sender<Output>,
+    client: u64,
     waits: bool,
 }
 
 impl InFlight {
-    /// Enters a request, unless `limit` of them wait already.
-    pub(crate) fn enter(&self, mut outputs: Outputs, limit: usize) -> Option<Outputs> {
+    /// Enters a request of `client`, if the line still has room for one of that client's ([`has_room`]).
+    pub(crate) fn enter(&self, mut outputs: Outputs, client: u64, limit: usize) -> Option<Outputs> {
         let mut entries = self.lock();
-        if entries.waiting() >= limit {
+        if !has_room(entries.waiting_of(client), entries.waiting(), limit) {
             return None;
         }
         let number = entries.next;
         entries.next = number.saturating_add(1);
-        entries.by_number.insert(number, Entry { sender: outputs.sender.clone(), waits: true });
+        entries.by_number.insert(number, Entry { sender: outputs.sender.clone(), client, waits: true });
         drop(entries);
         outputs.place = Some((self.clone(), number));
         Some(outputs)
@@ -143,6 +145,10 @@ impl InFlight {
 impl Entries {
     fn waiting(&self) -> usize {
         self.by_number.values().filter(|entry| entry.waits).count()
+    }
+
+    fn waiting_of(&self, client: u64) -> usize {
+        self.by_number.values().filter(|entry| entry.waits && entry.client == client).count()
     }
 }
 
@@ -491,7 +497,7 @@ mod tests {
         let in_flight = InFlight::default();
         let enter = || {
             let (outputs, generation) = Outputs::channel();
-            (in_flight.enter(outputs, 9).unwrap(), generation)
+            (in_flight.enter(outputs, 1, 9).unwrap(), generation)
         };
         let (old, mut told) = enter();
         in_flight.fail_all();
@@ -506,13 +512,14 @@ mod tests {
     #[test]
     fn the_line_is_bounded_and_left_when_a_request_runs_or_is_dropped() {
         let in_flight = InFlight::default();
-        let enter = || in_flight.enter(Outputs::channel().0, 2);
-        let (first, second) = (enter().unwrap(), enter().unwrap());
-        assert!(enter().is_none());
+        let enter = |client| in_flight.enter(Outputs::channel().0, client, 2);
+        let (first, second) = (enter(1).unwrap(), enter(2).unwrap());
+        assert!(enter(3).is_none());
         first.leave_line();
-        let third = enter();
-        assert!(third.is_some() && enter().is_none());
+        assert!(enter(2).is_none(), "who waits already leaves the last place to another");
+        let third = enter(3);
+        assert!(third.is_some() && enter(4).is_none());
         drop(second);
-        assert!(enter().is_some());
+        assert!(enter(4).is_some());
     }
 }

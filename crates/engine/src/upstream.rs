@@ -36,7 +36,7 @@ use crate::{
     Embedding, EmbeddingRequest, Embeddings, Engine, Failure, Generation, ModelInfo, Output, Refused,
     Request, Status,
     fields::{Unknown, unserved},
-    scheduler::Waiting,
+    scheduler::{Waiting, has_room},
 };
 
 /// Outputs that wait for a slow reader.
@@ -216,7 +216,8 @@ impl UpstreamEngine {
         let mut line = self.shared.line();
         line.waiting.reap(Job::is_gone);
         let full = line.running >= self.shared.config.max_running;
-        if full && line.waiting.len() >= self.shared.config.max_waiting {
+        let waiting = (line.waiting.of(job.client()), line.waiting.len());
+        if full && !has_room(waiting.0, waiting.1, self.shared.config.max_waiting) {
             return Err(Refused::Busy);
         }
         line.waiting.push(job.client(), job);

@@ -138,6 +138,9 @@ impl Model {
         let quarter = self.context_window / 4;
         let room = max_tokens.map_or(quarter, |most| most.min(quarter)).max(1);
         let limit = usize::try_from(self.context_window.saturating_sub(room)).unwrap_or(usize::MAX);
+        // Once something has to go, a quarter more goes with it: else the next turn would have to drop again, and
+        // whatever is dropped, everything behind it is computed anew.
+        let spacious = limit.saturating_sub(limit / 4);
         let first = usize::from(messages.first().is_some_and(|message| message.role == Role::System));
         let mut dropped: usize = 0;
         loop {
@@ -146,7 +149,9 @@ impl Model {
             let chat = self.render(messages, form, &contents, &numbers, &marker);
             let droppable = overflow == Overflow::DropOldest && numbers.len() > first.saturating_add(1);
             match chat {
-                Ok(chat) if chat.tokens.len() <= limit || !droppable => {
+                Ok(chat)
+                    if chat.tokens.len() <= if dropped == 0 { limit } else { spacious } || !droppable =>
+                {
                     return Ok(Chat { dropped_messages: dropped, ..chat });
                 }
                 // Some templates want turns to alternate: what they refuse with half a pair gone, they take

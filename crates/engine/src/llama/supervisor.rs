@@ -21,6 +21,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long a stop waits for the step at work.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// The thread that computes also compiles schemas, which are trees of a stranger's making: a bound on their length
+/// (constraint.rs) and this bound how deep that goes. Only what is used of it takes memory.
+const STACK: usize = 64 << 20;
 
 /// Where requests come from: whoever is the thread at work holds it.
 pub(super) type Inbox = Arc<Mutex<Receiver<Command>>>;
@@ -136,7 +139,7 @@ impl Supervised {
             let work = AssertUnwindSafe(|| worker::live(&mine, &theirs, ready, progress));
             let _ = sender.send(catch_unwind(work).unwrap_or(Ended::Panicked));
         };
-        if thread::Builder::new().name("engine-model".into()).spawn(work).is_err() {
+        if thread::Builder::new().name("engine-model".into()).stack_size(STACK).spawn(work).is_err() {
             return Ended::NotLoaded(LoadError::Thread);
         }
         let mut stopping_since = None;

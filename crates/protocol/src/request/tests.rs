@@ -1,0 +1,139 @@
+use super::*;
+
+fn turn(text: &str) -> String {
+    match PromptRequest::read(text.as_bytes()).unwrap().prompt {
+        RequestPrompt::Turn(words) => words.as_str().to_owned(),
+        RequestPrompt::Messages(_) | RequestPrompt::Embeddings(..) => {
+            panic!("a bare prompt was expected")
+        }
+    }
+}
+
+#[test]
+fn anything_that_is_no_request_is_a_bare_prompt() {
+    for text in ["hello", "", "{", "{}", "[1]", "{\"question\": 1}", "\"prompt\"", "null"] {
+        assert_eq!(turn(text), text);
+    }
+    assert_eq!(turn("{\"prompt\":\"hi\",\"stream\":true,\"thinking\":null}"), "hi");
+}
+
+#[test]
+fn a_request_with_a_wrong_field_is_refused_by_name() {
+    let refused = |text: &str| PromptRequest::read(text.as_bytes()).unwrap_err();
+    assert_eq!(refused(r#"{"prompt":"a","temperature":9}"#), RequestError::Invalid("temperature"));
+    assert_eq!(refused(r#"{"prompt":"a","functions":[]}"#), RequestError::Unsupported("functions"));
+    assert_eq!(
+        refused(r#"{"prompt":"a","top_logprobs":2}"#),
+        RequestError::Invalid("top_logprobs without logprobs")
+    );
+    assert_eq!(refused(r#"{"prompt":"a","logit_bias":{"x":1}}"#), RequestError::Invalid("logit_bias"));
+    assert_eq!(refused(r#"{"prompt":"a","logit_bias":{"1":101}}"#), RequestError::Invalid("logit_bias"));
+    assert_eq!(
+        refused(r#"{"prompt":["a"]}"#),
+        RequestError::Invalid("prompt, messages (exactly one of them)")
+    );
+    assert_eq!(refused(r#"{"op":"embeddings","prompt":[]}"#), RequestError::Invalid("prompt"));
+    assert_eq!(refused(r#"{"prompt":"a","n":2}"#), RequestError::Unsupported("n"));
+    for (field, wrong) in [
+        ("max_tokens", "-1"),
+        ("max_tokens", "0"),
+        ("max_tokens", "1.5"),
+        ("max_tokens", "\"5\""),
+        ("top_k", "-1"),
+        ("temperature", "\"hot\""),
+        ("seed", "1.5"),
+        ("logprobs", "5"),
+        ("stop", "5"),
+        ("response_format", "{\"type\":\"xml\"}"),
+        ("response_format", "\"json\""),
+        ("messages", "[{\"role\":\"narrator\",\"content\":\"a\"}]"),
+        ("encoding_format", "\"hex\""),
+        ("tool_choice", "\"perhaps\""),
+        ("op", "\"sing\""),
+    ] {
+        let json = format!("{{\"prompt\":\"a\",\"{field}\":{wrong}}}");
+        assert_eq!(refused(&json), RequestError::Invalid(field), "{json}");
+    }
+    assert_eq!(refused(r#"{"prompt":"a","prompt":"b"}"#), RequestError::Invalid("the request"));
+    assert_eq!(PromptRequest::read(b"\xff").unwrap_err(), RequestError::Utf8);
+}
+
+#[test]
+fn content_parts_of_text_are_joined() {
+    let json =
+        r#"{"messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}]}"#;
+    let request = PromptRequest::read(json.as_bytes()).unwrap();
+    let RequestPrompt::Messages(messages) = request.prompt else { panic!("messages were expected") };
+    assert_eq!(messages[0].content.as_str(), "ab");
+}
+
+const TOOL: &str = r#"{"type":"function","function":{"name":"look_up","parameters":{"type":"object"}}}"#;
+
+fn with_tools(fields: &str) -> Result<Option<ToolFields>, RequestError> {
+    let json = format!(r#"{{"messages":[{{"role":"user","content":"a"}}],{fields}}}"#);
+    PromptRequest::read(json.as_bytes()).map(|request| request.tools)
+}
+
+#[test]
+fn functions_are_read_with_their_choice() {
+    let read = |choice: &str| with_tools(&format!(r#""tools":[{TOOL}]{choice}"#));
+    let auto = read("").unwrap().unwrap();
+    assert_eq!(
+        (auto.functions[0].name.as_str(), auto.choice, auto.parallel),
+        ("look_up", ToolChoiceField::Auto, true)
+    );
+    assert_eq!(auto.functions[0].parameters.as_ref().unwrap().as_str(), r#"{"type":"object"}"#);
+    let one = read(r#","tool_choice":"required","parallel_tool_calls":false"#).unwrap().unwrap();
+    assert_eq!((one.choice, one.parallel), (ToolChoiceField::Required, false));
+    let named = read(r#","tool_choice":{"type":"function","function":{"name":"look_up"}}"#).unwrap().unwrap();
+    assert_eq!(named.choice, ToolChoiceField::Named("look_up".into()));
+    assert!(read(r#","tool_choice":"none""#).unwrap().is_none());
+    assert!(with_tools(r#""tools":[]"#).unwrap().is_none());
+    let error = with_tools(r#""tool_choice":"required""#).unwrap_err();
+    assert_eq!(error, RequestError::Invalid("tool_choice without tools"));
+    let error = with_tools(r#""tools":[{"type":"function","function":{"name":"a b"}}]"#).unwrap_err();
+    assert_eq!(error, RequestError::Invalid("tools"));
+    let json = format!(r#"{{"prompt":"a","tools":[{TOOL}]}}"#);
+    assert_eq!(
+        PromptRequest::read(json.as_bytes()).unwrap_err(),
+        RequestError::Invalid("tools without messages")
+    );
+}
+
+#[test]
+fn calls_and_their_results_are_part_of_a_conversation() {
+    let json = r#"{"messages":[
+        {"role":"assistant","content":null,"tool_calls":[{"id":"c1","type":"function","function":{"name":"f","arguments":"{}"}}]},
+        {"role":"tool","tool_call_id":"c1","content":"42"}]}"#;
+    let RequestPrompt::Messages(messages) = PromptRequest::read(json.as_bytes()).unwrap().prompt else {
+        panic!("messages were expected")
+    };
+    assert_eq!(messages[0].tool_calls[0].name, "f");
+    assert_eq!(messages[1].tool_call_id.as_deref(), Some("c1"));
+}
+
+#[test]
+fn a_form_for_the_answer_is_read() {
+    let format = |json: &str| {
+        let json = format!(r#"{{"prompt":"a","response_format":{json}}}"#);
+        PromptRequest::read(json.as_bytes()).map(|request| request.format)
+    };
+    assert_eq!(format(r#"{"type":"text"}"#), Ok(ResponseFormat::Text));
+    assert_eq!(format(r#"{"type":"json_object"}"#), Ok(ResponseFormat::JsonObject));
+    let schema = ResponseFormat::JsonSchema(Words::from(r#"{"type":"null"}"#));
+    assert_eq!(
+        format(r#"{"type":"json_schema","json_schema":{"name":"x","schema":{"type":"null"},"strict":true}}"#),
+        Ok(schema)
+    );
+}
+
+#[test]
+fn what_nobody_knows_is_passed_on() {
+    let read = |json: &str| PromptRequest::read(json.as_bytes()).unwrap().extra;
+    let known = r#"{"prompt":"a","stream":true,"stream_options":{"include_usage":true},"thinking":null}"#;
+    assert!(read(known).is_none());
+    assert_eq!(
+        read(r#"{"prompt":"a","reasoning_effort":"low"}"#).unwrap().as_str(),
+        r#"{"reasoning_effort":"low"}"#
+    );
+}
