@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 RUN = . scripts/env.sh &&
 
-.PHONY: help demo run test bootstrap model build check fmt defences vectors bench test-upstream test-ray
+.PHONY: help demo run test bootstrap fetch-model model build check fmt defences vectors bench test-upstream test-ray
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -20,8 +20,11 @@ test: ## everything that CI checks
 bootstrap: ## install what this machine lacks
 	@scripts/bootstrap.sh
 
-model: ## fetch the default model
+fetch-model: ## fetch the default model
 	@scripts/fetch-model.sh
+
+model: bootstrap ## the protocol as a symbolic model: what must hold holds, what must fail fails (Verifpal)
+	@$(RUN) scripts/model.sh
 
 build: bootstrap ## release binaries: target/release/fabstir-llm-node and fabstir
 	@$(RUN) cargo build --release --workspace

@@ -17,7 +17,11 @@ stage "tools" scripts/bootstrap.sh
 . scripts/env.sh
 export RUST_BACKTRACE=0
 stage "model" scripts/fetch-model.sh
-stage "example packages" npm --prefix examples/guide-client ci --no-audit --no-fund --silent
+node_packages() {
+    npm --prefix examples/guide-client ci --no-audit --no-fund --silent
+    npm --prefix crates/protocol/tests/eip712 ci --no-audit --no-fund --silent
+}
+stage "node packages" node_packages
 spelling() {
     [ -x target/python/bin/typos ] || python3 -m pip -q --disable-pip-version-check install --target target/python typos==1.52.0
     target/python/bin/typos

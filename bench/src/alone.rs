@@ -11,7 +11,10 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use fabstir_client::{Client, Config, Direction, Event, Request};
+use fabstir_client::{
+    Direction, Event, Request,
+    v1::{Client, Config},
+};
 use fabstir_protocol::{
     id::SessionId,
     identity::PublicKey,

@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use fabstir_client::{Client, Config, Event, Request};
+use fabstir_client::{
+    Event, Request,
+    v1::{Client, Config},
+};
 use fabstir_protocol::identity::PublicKey;
 use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};

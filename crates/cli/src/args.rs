@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use fabstir_protocol::identity::PublicKey;
+use fabstir_protocol::{ethereum::Address, v2::MAX_DELEGATION_SECONDS};
 use url::Url;
+
+use crate::identity::Pin;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -32,7 +34,7 @@ pub(crate) enum Command {
     /// Converse in one session
     #[command(after_help = EXIT_CODES)]
     Chat(Chat),
-    /// Make or show the key that signs your sessions
+    /// Make, show or delegate the key that signs your sessions
     #[command(subcommand)]
     Keys(Keys),
     /// Show what an outsider sees of a captured session
@@ -72,18 +74,40 @@ pub(crate) struct Connection {
     /// The node: ws://host:port/v1/ws
     #[arg(long, value_name = "URL", value_parser = node_url)]
     pub(crate) node: Url,
-    /// The node's public key, 33 bytes in hex; absent: as known_nodes has it
+    /// The node's identity: its address (0x and 40 hex digits) or its public key (33 bytes in hex); absent: as known_nodes has it
     #[arg(long, value_name = "HEX")]
-    pub(crate) node_key: Option<PublicKey>,
+    pub(crate) node_key: Option<Pin>,
+    /// Believe a node that is not known, and remember it, without asking
+    #[arg(long)]
+    pub(crate) trust_first_use: bool,
     /// The nodes that are known [default: known_nodes in the configuration directory]
     #[arg(long, value_name = "FILE", env = "FABSTIR_KNOWN_NODES")]
     pub(crate) known_nodes: Option<PathBuf>,
-    /// Your private key [default: client.key in the configuration directory, made at first use]
+    /// Your wallet's private key [default: client.key in the configuration directory, made at first use]
     #[arg(long, value_name = "FILE", env = "FABSTIR_KEY_FILE")]
     pub(crate) key_file: Option<PathBuf>,
+    /// A key that your wallet delegated to, made by `fabstir keys delegate`, instead of the wallet's own
+    #[arg(long, value_name = "FILE", env = "FABSTIR_DELEGATE", conflicts_with = "key_file")]
+    pub(crate) delegate: Option<PathBuf>,
+    /// Show no wallet: a fresh key for this session alone
+    #[arg(long, conflicts_with_all = ["key_file", "delegate"])]
+    pub(crate) anonymous: bool,
+    /// Version of the protocol. 1 has no forward secrecy, and is for nodes that have nothing newer
+    #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub(crate) protocol: u8,
+    /// How lengths are hidden: bucket rounds them up, off does not
+    #[arg(long, value_enum, default_value = "bucket")]
+    pub(crate) shape: ShapeName,
     /// Write every frame as it is on the wire, for `fabstir inspect`
     #[arg(long, value_name = "FILE")]
     pub(crate) capture: Option<PathBuf>,
+}
+
+/// How lengths are hidden.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub(crate) enum ShapeName {
+    Bucket,
+    Off,
 }
 
 /// How to answer. What is not given is the node's choice.
@@ -120,12 +144,60 @@ pub(crate) enum Keys {
         #[arg(long)]
         show_private: bool,
     },
+    /// Make a key for this machine that speaks for your wallet, for a time: the wallet signs once, not every session
+    Delegate(Delegate),
     /// Print the address and public key of a key
     Show {
         /// Which [default: client.key in the configuration directory]
         #[arg(env = "FABSTIR_KEY_FILE")]
         file: Option<PathBuf>,
     },
+}
+
+/// Who signs, for how long, for whom.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Delegate {
+    /// Your wallet's private key
+    #[arg(long, value_name = "FILE")]
+    pub(crate) wallet: Option<PathBuf>,
+    /// Your wallet's keystore (Ethereum's version 3)
+    #[arg(long, value_name = "FILE", conflicts_with = "wallet")]
+    pub(crate) keystore: Option<PathBuf>,
+    /// A file with the keystore's password
+    #[arg(long, value_name = "FILE", requires = "keystore")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// Your wallet's address, where it signs elsewhere: the typed data to sign is printed
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["wallet", "keystore"])]
+    pub(crate) address: Option<Address>,
+    /// The signature that was made elsewhere of what an earlier call printed
+    #[arg(long, value_name = "HEX", conflicts_with_all = ["wallet", "keystore", "address", "lifetime", "node"])]
+    pub(crate) signature: Option<String>,
+    /// How long it lasts, at most 30d: 12h, 7d
+    #[arg(long = "for", value_name = "TIME", default_value = "1d", value_parser = lifetime)]
+    pub(crate) lifetime: u64,
+    /// The only node that may be spoken to with it
+    #[arg(long, value_name = "ADDRESS", required_unless_present_any = ["any_node", "signature"])]
+    pub(crate) node: Option<Address>,
+    /// Let it speak to any node
+    #[arg(long, conflicts_with = "node")]
+    pub(crate) any_node: bool,
+    /// Where [default: delegate.json in the configuration directory]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+fn lifetime(text: &str) -> Result<u64, &'static str> {
+    const FORM: &str = "not a time like 12h or 7d";
+    let unit = text.chars().last().ok_or(FORM)?;
+    let seconds: u64 = match unit {
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return Err(FORM),
+    };
+    let number: u64 = text.strip_suffix(unit).and_then(|number| number.parse().ok()).ok_or(FORM)?;
+    let seconds = number.checked_mul(seconds).filter(|seconds| *seconds > 0).ok_or(FORM)?;
+    if seconds > MAX_DELEGATION_SECONDS { Err("longer than 30 days") } else { Ok(seconds) }
 }
 
 fn node_url(text: &str) -> Result<Url, &'static str> {

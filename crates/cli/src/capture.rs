@@ -2,7 +2,7 @@
 
 use std::{fs::File, io::Write as _, path::Path, time::Instant};
 
-use fabstir_client::Direction;
+use fabstir_client::{Capture, Direction, Frame};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, complain};
@@ -12,7 +12,12 @@ use crate::failure::{Failure, complain};
 pub(crate) struct Line {
     pub(crate) at_ms: u64,
     pub(crate) dir: Dir,
-    pub(crate) frame: String,
+    /// Of a text frame.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) frame: Option<String>,
+    /// Of a binary frame, in hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) bytes: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -21,8 +26,6 @@ pub(crate) enum Dir {
     Sent,
     Received,
 }
-
-type Capture = Box<dyn FnMut(Direction, &str) + Send>;
 
 /// What [`fabstir_client::Config::capture`] is to be, writing to `path`.
 pub(crate) fn to_file(path: &Path) -> Result<Capture, Failure> {
@@ -35,7 +38,11 @@ pub(crate) fn to_file(path: &Path) -> Result<Capture, Failure> {
             Direction::Received => Dir::Received,
         };
         let at_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let line = Line { at_ms, dir, frame: frame.to_owned() };
+        let (frame, bytes) = match frame {
+            Frame::Text(text) => (Some(text.to_owned()), None),
+            Frame::Binary(bytes) => (None, Some(const_hex::encode(bytes))),
+        };
+        let line = Line { at_ms, dir, frame, bytes };
         // An object of a number and two strings: serde_json has nothing to refuse here.
         let json = serde_json::to_string(&line).unwrap_or_default();
         if let Err(error) = writeln!(file, "{json}")

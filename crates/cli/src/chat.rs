@@ -6,14 +6,14 @@ use std::{
     thread,
 };
 
-use fabstir_client::{Client, Error, Turn};
+use fabstir_client::{Error, Turn};
 use rustyline::{Editor, error::ReadlineError, history::MemHistory};
 use tokio::sync::mpsc;
 
 use crate::{
     args::Chat,
     ask::judge,
-    connect::{Prepared, turn},
+    connect::{Client, Prepared, turn},
     failure::{Exit, Failure, complain, printable},
     tell::{How, TellError, Words, tell},
 };
@@ -131,7 +131,7 @@ impl Lines {
             tokio::select! {
                 typed = self.typed.recv() => return typed.unwrap_or(Typed::End),
                 // A closed session is told of by the next question.
-                _ = client.idle(), if client.is_open() => {}
+                () = client.idle(), if client.is_open() => {}
                 _ = tokio::signal::ctrl_c(), if !self.terminal => return Typed::Interrupted,
             }
         }

@@ -1,42 +1,167 @@
 //! From what was typed to an open session.
 
-use fabstir_client::{Client, Config, Request, Turn};
+use std::sync::Arc;
+
+use fabstir_client::{
+    ClientIdentity, Config, Error, Event, Request, Session, SessionDelegation, Shape, Turn, anonymous, v1,
+};
 use fabstir_protocol::identity::PrivateKey;
 
 use crate::{
-    args::{Asked, Connection},
-    capture,
-    failure::Failure,
-    identity, keys,
+    args::{Asked, Connection, ShapeName},
+    capture, delegate,
+    failure::{Exit, Failure},
+    identity::{self, Pin},
+    keys,
 };
+
+/// How long the delegate that is made for one call may speak for its wallet, in seconds.
+const ONE_CALL: u64 = 24 * 60 * 60;
 
 /// All that there is to know before anything is sent.
 pub(crate) struct Prepared {
     node: identity::Pinned,
-    config: Config,
-    client_key: PrivateKey,
+    how: How,
+}
+
+enum How {
+    V1(v1::Config, PrivateKey),
+    V2(Config),
+}
+
+/// An open session, of the version that was asked for.
+pub(crate) enum Client {
+    V1(Box<v1::Client>),
+    V2(Session),
+}
+
+/// An answer of either version.
+pub(crate) enum Answer<'a> {
+    V1(v1::Answer<'a>),
+    V2(fabstir_client::Answer),
+}
+
+impl Client {
+    pub(crate) async fn ask(&mut self, request: &Request) -> Result<Answer<'_>, Error> {
+        match self {
+            Self::V1(client) => client.ask(request).await.map(Answer::V1),
+            Self::V2(session) => session.ask(request).await.map(Answer::V2),
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        match self {
+            Self::V1(client) => client.is_open(),
+            Self::V2(session) => session.is_open(),
+        }
+    }
+
+    /// Keeps the connection alive while there is nothing to ask; may return once it has ended.
+    pub(crate) async fn idle(&mut self) {
+        match self {
+            Self::V1(client) => drop(client.idle().await),
+            // Its driver does that.
+            Self::V2(_) => std::future::pending().await,
+        }
+    }
+
+    pub(crate) async fn close(self) {
+        match self {
+            Self::V1(client) => client.close().await,
+            Self::V2(session) => session.close().await,
+        }
+    }
+}
+
+impl Answer<'_> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Event>, Error> {
+        match self {
+            Self::V1(answer) => answer.next().await,
+            Self::V2(answer) => answer.next().await,
+        }
+    }
+
+    /// Stops it, and waits until the node says so.
+    pub(crate) async fn stop(&mut self) {
+        match self {
+            Self::V1(answer) => {
+                let _ = answer.cancel().await;
+            }
+            Self::V2(answer) => {
+                answer.cancel().await;
+                while let Ok(Some(Event::Text(_) | Event::Object(_))) = answer.next().await {}
+            }
+        }
+    }
 }
 
 impl Prepared {
-    /// Finds the node's key, which may mean asking a person, and the client's.
+    /// Finds the node's identity, which may mean asking a person, and the client's.
     pub(crate) async fn from(connection: &Connection) -> Result<Self, Failure> {
         let node = identity::node_key(connection).await?;
-        let client_key = keys::client_key(connection.key_file.as_deref())?;
-        let mut config = Config::new(connection.node.as_str(), node.key);
-        config.capture = connection.capture.as_deref().map(capture::to_file).transpose()?;
-        Ok(Self { node, config, client_key })
+        let capture = connection.capture.as_deref().map(capture::to_file).transpose()?;
+        let how = if connection.protocol == 1 {
+            let Pin::Key(key) = node.pin else {
+                let what = "version 1 needs the node's public key, 33 bytes in hex: --node-key";
+                return Err(Failure::new(Exit::Usage, what));
+            };
+            let mut config = v1::Config::new(connection.node.as_str(), key);
+            config.capture = capture;
+            How::V1(config, keys::client_key(connection.key_file.as_deref())?)
+        } else {
+            let address = node.pin.address();
+            let identity = if connection.anonymous {
+                anonymous()
+            } else if let Some(file) = &connection.delegate {
+                delegate::read(file)?
+            } else {
+                delegated(&keys::client_key(connection.key_file.as_deref())?, address)?
+            };
+            let mut config = Config::new(connection.node.as_str(), address, identity);
+            config.capture = capture;
+            config.shape = match connection.shape {
+                ShapeName::Bucket => Shape::Bucket,
+                ShapeName::Off => Shape::Off,
+            };
+            How::V2(config)
+        };
+        Ok(Self { node, how })
     }
 
     /// Opens the session; `None` where Ctrl-C was pressed before it was open.
     pub(crate) async fn open(self) -> Result<Option<Client>, Failure> {
+        let opening = async {
+            Ok(match self.how {
+                How::V1(config, key) => Client::V1(Box::new(v1::Client::connect(config, key).await?)),
+                How::V2(config) => Client::V2(Session::connect(config).await?),
+            })
+        };
         tokio::select! {
-            client = Client::connect(self.config, self.client_key) => match client {
+            client = opening => match client {
                 Ok(client) => Ok(Some(client)),
                 Err(error) => Err(self.node.explain(error).await),
             },
             _ = tokio::signal::ctrl_c() => Ok(None),
         }
     }
+}
+
+/// A fresh delegate of `wallet` for one node: the wallet's key signs once and speaks to nobody.
+fn delegated(
+    wallet: &PrivateKey,
+    node: fabstir_protocol::ethereum::Address,
+) -> Result<ClientIdentity, Failure> {
+    let key = fabstir_client::random_key();
+    let now = delegate::unix_now();
+    let delegation = SessionDelegation {
+        wallet: wallet.address(),
+        delegate_key: key.public_key(),
+        node: Some(node),
+        not_before: now,
+        not_after: now.saturating_add(ONE_CALL),
+    };
+    let signed = delegation.sign(wallet).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+    Ok(ClientIdentity { key: Arc::new(key), delegation: Some(signed) })
 }
 
 impl Asked {

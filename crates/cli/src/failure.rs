@@ -7,6 +7,7 @@ use std::{
 };
 
 use fabstir_client::Error;
+use fabstir_protocol::v2::AdvertisementError;
 
 /// The exit codes, as `--help` lists them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -77,6 +78,10 @@ impl From<Error> for Failure {
                 (Exit::Usage, "only ws:// is spoken, for what is sent is sealed before it leaves".to_owned())
             }
             Error::Connect(_) => (Exit::Connect, "check --node, and that the node runs".to_owned()),
+            Error::Identity(shown) => (Exit::Identity, identity_advice(shown).to_owned()),
+            Error::Handshake => {
+                (Exit::Broken, "try once more; if it happens again, someone changes it on the way".to_owned())
+            }
             Error::Refused { code, retry_after, .. } => (Exit::Refused, after_refusal(code, *retry_after)),
             Error::TooLarge => (Exit::Refused, "shorten it".to_owned()),
             Error::DidNotOpen => (
@@ -89,6 +94,19 @@ impl From<Error> for Failure {
             Error::Closed => (Exit::Broken, "start again".to_owned()),
         };
         Self::new(exit, format!("{}; {advice}", printable(&error.to_string())))
+    }
+}
+
+fn identity_advice(shown: &AdvertisementError) -> &'static str {
+    match shown {
+        AdvertisementError::NoVersion2 => {
+            "someone may have taken it out on the way; if the node really is that old, --protocol 1 speaks to it, \
+             without forward secrecy"
+        }
+        AdvertisementError::Certificate(_) => "check this machine's clock, and ask the node's operator",
+        AdvertisementError::Malformed | AdvertisementError::OtherIdentity(_) => {
+            "either it is not that node, or someone stands in between: ask its operator"
+        }
     }
 }
 

@@ -27,9 +27,48 @@ const CONTEXT: &str = "fabstir-node/1";
 const MAX_PROOF: usize = 4096;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The key that a node must have, and where that is written.
+/// What a node is known by: its public key, or the address of it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Pin {
+    Key(PublicKey),
+    Address(Address),
+}
+
+impl Pin {
+    pub(crate) fn address(&self) -> Address {
+        match self {
+            Self::Key(key) => key.address(),
+            Self::Address(address) => *address,
+        }
+    }
+
+    fn is_not(&self, other: &Self) -> bool {
+        self.address() != other.address()
+    }
+}
+
+impl std::str::FromStr for Pin {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let key = text.parse().map(Self::Key);
+        key.or_else(|_| text.parse().map(Self::Address))
+            .map_err(|_| "neither an address (0x and 40 hex digits) nor a public key (33 bytes in hex)")
+    }
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(key) => write!(f, "{key} ({})", key.address().to_checksum()),
+            Self::Address(address) => f.write_str(&address.to_checksum()),
+        }
+    }
+}
+
+/// What a node must be, and where that is written.
 pub(crate) struct Pinned {
-    pub(crate) key: PublicKey,
+    pub(crate) pin: Pin,
     url: Url,
     place: Place,
     /// The line of known_nodes, where the key is from there.
@@ -42,49 +81,47 @@ pub(crate) async fn node_key(connection: &Connection) -> Result<Pinned, Failure>
     let url = connection.node.clone();
     let file = connection.known_nodes.clone().map_or_else(|| keys::config_file("known_nodes"), Ok)?;
     let known = KnownNodes::read(&file)?;
-    let (key, line) = match (connection.node_key, known.find(&place)?) {
-        (Some(given), Some((known, line))) if given != known => {
+    let (pin, line) = match (connection.node_key, known.find(&place)?) {
+        (Some(given), Some((known, line))) if given.is_not(&known) => {
             return Err(changed(&place, ("given", &given), &known, line, &file));
         }
         (Some(given), _) => (given, None),
         (None, Some((known, line))) => (known, Some((line, file))),
-        (None, None) => (introduce(&connection.node, &place, &file).await?, None),
+        (None, None) => (introduce(connection, &place, &file).await?, None),
     };
-    Ok(Pinned { key, url, place, line })
+    Ok(Pinned { pin, url, place, line })
 }
 
 impl Pinned {
     /// Why no session was opened. A node that cannot open what was sealed for a key that is known from before may
     /// have another one now: it is asked, and if so that is said as loudly as can be.
     pub(crate) async fn explain(&self, error: fabstir_client::Error) -> Failure {
+        use fabstir_protocol::v2::AdvertisementError::OtherIdentity;
+        if let fabstir_client::Error::Identity(OtherIdentity(shown)) = &error
+            && let Some((line, file)) = &self.line
+        {
+            return changed(&self.place, ("shown", &Pin::Address(*shown)), &self.pin, *line, file);
+        }
         let did_not_open =
             matches!(&error, fabstir_client::Error::Refused { code, .. } if code == "DECRYPTION_FAILED");
         if did_not_open
             && let Some((line, file)) = &self.line
             && let Ok(proven) = prove(&self.url, &self.place).await
-            && proven != self.key
+            && proven.address() != self.pin.address()
         {
-            return changed(&self.place, ("proven", &proven), &self.key, *line, file);
+            return changed(&self.place, ("proven", &Pin::Key(proven)), &self.pin, *line, file);
         }
         error.into()
     }
 }
 
-fn changed(
-    place: &Place,
-    (source, other): (&str, &PublicKey),
-    known: &PublicKey,
-    line: usize,
-    file: &Path,
-) -> Failure {
+fn changed(place: &Place, (source, other): (&str, &Pin), known: &Pin, line: usize, file: &Path) -> Failure {
     let file = file.display();
     let what = format!(
         "THE KEY OF {place} IS NOT THE ONE THAT IS KNOWN\n  \
-         {source}: {other} ({})\n  known: {known} ({})\n  \
+         {source}: {other}\n  known: {known}\n  \
          either the node has a new key, or someone stands in between: ask its operator; \
-         if the new key is right, remove line {line} of {file}: sed -i {line}d {file}",
-        other.address().to_checksum(),
-        known.address().to_checksum(),
+         if the new key is right, remove line {line} of {file}: sed -i {line}d {file}"
     );
     Failure::new(Exit::Identity, what)
 }
@@ -125,7 +162,7 @@ impl KnownNodes {
     }
 
     /// The key of `place`, and the number of its line.
-    fn find(&self, place: &Place) -> Result<Option<(PublicKey, usize)>, Failure> {
+    fn find(&self, place: &Place) -> Result<Option<(Pin, usize)>, Failure> {
         for (line, number) in self.text.lines().zip(1..) {
             let mut words = line.split_whitespace();
             if words.next() != Some(place.0.as_str()) {
@@ -143,37 +180,63 @@ impl KnownNodes {
     }
 }
 
-fn remember(file: &Path, place: &Place, key: &PublicKey) -> Result<(), Failure> {
+fn remember(file: &Path, place: &Place, key: &Pin) -> Result<(), Failure> {
     keys::make_parent(file)?;
     let opened = fs::OpenOptions::new().create(true).append(true).open(file);
     let written = opened.and_then(|mut opened| {
         // Whoever edited the file by hand may have left its last line without an end.
         let text = fs::read(file)?;
         let gap = if text.last().is_none_or(|&last| last == b'\n') { "" } else { "\n" };
+        let key = match key {
+            Pin::Key(key) => key.to_string(),
+            Pin::Address(address) => address.to_string(),
+        };
         opened.write_all(format!("{gap}{place} {key}\n").as_bytes())
     });
     written.map_err(|error| Failure::file(file, error))
 }
 
 /// Asks the node who it is, and a person whether to believe it.
-async fn introduce(url: &Url, place: &Place, file: &Path) -> Result<PublicKey, Failure> {
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        let what = format!("the key of {place} is not known; pass --node-key <33-byte hex public key>");
+async fn introduce(connection: &Connection, place: &Place, file: &Path) -> Result<Pin, Failure> {
+    let terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
+    if !terminal && !connection.trust_first_use {
+        let what = format!(
+            "the identity of {place} is not known; pass --node-key with its address or public key, or \
+             --trust-first-use to believe what it says now"
+        );
         return Err(Failure::new(Exit::Identity, what));
     }
-    let key = prove(url, place).await?;
-    let mut asked = io::stderr().lock();
-    let shown = key.address().to_checksum();
-    write!(asked, "{place} is not known.\n  address     {shown}\n  public key  {key}\n")?;
-    write!(asked, "compare them with what its operator publishes. trust this node? [y/N] ")?;
-    asked.flush()?;
-    let mut said = String::new();
-    io::stdin().read_line(&mut said)?;
-    if !matches!(said.trim(), "y" | "Y" | "yes") {
-        return Err(Failure::new(Exit::Identity, "not trusted; nothing was sent"));
+    let pin = Pin::Key(prove(&connection.node, place).await?);
+    if !connection.trust_first_use {
+        let mut asked = io::stderr().lock();
+        write!(
+            asked,
+            "{place} is not known.\n  identity  {pin}\n  words     {}\n",
+            safety_words(&pin.address())
+        )?;
+        write!(asked, "compare them with what its operator publishes. trust this node? [y/N] ")?;
+        asked.flush()?;
+        let mut said = String::new();
+        io::stdin().read_line(&mut said)?;
+        if !matches!(said.trim(), "y" | "Y" | "yes") {
+            return Err(Failure::new(Exit::Identity, "not trusted; nothing was sent"));
+        }
     }
-    remember(file, place, &key)?;
-    Ok(key)
+    remember(file, place, &pin)?;
+    Ok(pin)
+}
+
+/// An address as six words, for comparing it by voice: 66 bits of its hash, by the English list of BIP-39. They are no
+/// wallet's phrase, which has twelve words at least.
+fn safety_words(address: &Address) -> String {
+    let hash = Sha256::new().chain_update(b"fabstir node words|").chain_update(address.as_bytes()).finalize();
+    let list = bip39::Language::English.word_list();
+    let bits: Vec<u8> = hash.iter().flat_map(|byte| (0..8).rev().map(move |bit| (byte >> bit) & 1)).collect();
+    let words = bits.chunks_exact(11).take(6).map(|bits| {
+        let number = bits.iter().fold(0_usize, |number, bit| (number << 1) | usize::from(*bit));
+        list.get(number).copied().unwrap_or_default()
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 #[derive(Serialize)]
@@ -284,11 +347,23 @@ mod tests {
     }
 
     #[test]
+    fn an_address_has_its_words() {
+        let words = |last: u8| {
+            let mut bytes = [0; 20];
+            bytes[19] = last;
+            safety_words(&Address::from(bytes))
+        };
+        assert_eq!(words(1), words(1));
+        assert_ne!(words(1), words(2));
+        assert_eq!(words(1).split(' ').count(), 6);
+    }
+
+    #[test]
     fn what_is_remembered_is_found_and_a_spoilt_line_is_no_unknown_node() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("deeper/known_nodes");
         let place = Place::of(&"ws://example.org:8080/v1/ws".parse().unwrap()).unwrap();
-        let key = fabstir_client::random_key().public_key();
+        let key = Pin::Key(fabstir_client::random_key().public_key());
         assert_eq!(KnownNodes::read(&file).unwrap().find(&place).unwrap(), None);
         fs::create_dir(directory.path().join("deeper")).unwrap();
         fs::write(&file, "# mine").unwrap();

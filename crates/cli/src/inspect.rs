@@ -7,6 +7,7 @@ use std::{
     path::Path,
 };
 
+use fabstir_protocol::v2::Kind;
 use serde_json::Value;
 
 use crate::{
@@ -14,6 +15,8 @@ use crate::{
     failure::{Exit, Failure},
 };
 
+/// A record of version 2, whatever it says.
+const RECORD: &str = "record";
 /// Bytes that sealing adds: the tag of Poly1305.
 const TAG: usize = 16;
 
@@ -32,7 +35,11 @@ pub(crate) fn run(path: &Path) -> Result<Exit, Failure> {
     }
     let mut out = io::stdout().lock();
     table(&mut out, &rows)?;
-    paragraph(&mut out, &rows)?;
+    if rows.iter().any(|row| row.kind == RECORD || row.kind == "m1") {
+        paragraph_v2(&mut out, &rows)?;
+    } else {
+        paragraph(&mut out, &rows)?;
+    }
     out.flush()?;
     Ok(Exit::Ok)
 }
@@ -55,7 +62,12 @@ struct Row {
 
 impl Row {
     fn of(line: &Line) -> Self {
-        let frame: Value = serde_json::from_str(&line.frame).unwrap_or_default();
+        if let Some(hex) = &line.bytes {
+            return Self::of_binary(line, &const_hex::decode(hex).unwrap_or_default());
+        }
+        let text = line.frame.as_deref().unwrap_or_default();
+        let wire = text.len();
+        let frame: Value = serde_json::from_str(text).unwrap_or_default();
         let text = |value: Option<&Value>| value.and_then(Value::as_str).map(cell);
         let payload = frame.get("payload");
         let of_payload = |name| payload.and_then(|payload| payload.get(name));
@@ -66,13 +78,39 @@ impl Row {
             at_ms: line.at_ms,
             dir: line.dir,
             kind: text(frame.get("type")).unwrap_or_else(|| "?".to_owned()),
-            wire: line.frame.len(),
+            wire,
             ciphertext: ciphertext.map(|hex| hex.strip_prefix("0x").unwrap_or(hex).len() / 2),
             aad: aad.map(|aad| cell(&String::from_utf8_lossy(&aad))),
             tokens: frame.get("tokens").or_else(|| frame.get("tokens_used")).and_then(Value::as_u64),
             session_id: text(frame.get("session_id")),
             address: text(frame.get("client_address")),
             usage: frame.get("usage").map(|usage| shown(&usage.to_string(), 600)),
+        }
+    }
+
+    /// A frame of version 2: its kind is all that is in the clear, and of handshakes a little more.
+    fn of_binary(line: &Line, frame: &[u8]) -> Self {
+        let kind = Kind::split(frame).ok().map(|(kind, _)| kind);
+        let name = match kind {
+            Some(Kind::M1) => "m1",
+            Some(Kind::M2) => "m2",
+            Some(Kind::M3) => "m3",
+            Some(Kind::R1) => "r1",
+            Some(Kind::R2) => "r2",
+            Some(Kind::Record) => RECORD,
+            None => "?",
+        };
+        Self {
+            at_ms: line.at_ms,
+            dir: line.dir,
+            kind: name.to_owned(),
+            wire: frame.len(),
+            ciphertext: (kind == Some(Kind::Record)).then(|| frame.len().saturating_sub(2)),
+            aad: None,
+            tokens: None,
+            session_id: None,
+            address: None,
+            usage: None,
         }
     }
 
@@ -137,6 +175,33 @@ fn table(out: &mut impl Write, rows: &[Row]) -> io::Result<()> {
     writeln!(
         out,
         "\nwire: bytes of the frame; sealed: bytes of its ciphertext; words: bytes of what is sealed"
+    )
+}
+
+fn paragraph_v2(out: &mut impl Write, rows: &[Row]) -> io::Result<()> {
+    let records = |dir: Dir| rows.iter().filter(move |row| row.kind == RECORD && row.dir == dir);
+    let bytes = |dir: Dir| records(dir).map(|row| row.wire).sum::<usize>();
+    let sizes: BTreeSet<_> = rows.iter().filter_map(Row::plaintext).map(|size| size.to_string()).collect();
+    let (first, last) = (rows.first().map_or(0, |row| row.at_ms), rows.last().map_or(0, |row| row.at_ms));
+    writeln!(out, "\nWhoever carries these frames sees:")?;
+    writeln!(
+        out,
+        "  records      {} of {} bytes to the node, {} of {} bytes from it; which of them ask, answer, cancel or end \
+         does not show",
+        records(Dir::Sent).count(),
+        bytes(Dir::Sent),
+        records(Dir::Received).count(),
+        bytes(Dir::Received),
+    )?;
+    writeln!(out, "  sizes        padded to {} bytes", list(sizes.iter().map(String::as_str)))?;
+    writeln!(out, "  timing       when each frame went, {} ms in all", last.saturating_sub(first))?;
+    writeln!(out, "  the node     its address and channel key, which it tells everybody")?;
+    writeln!(
+        out,
+        "\nIt does not see what is asked or answered, who asks, the model and settings asked for, token counts, or how \
+         an answer ended. It cannot change, repeat, reorder or leave out a record unnoticed: a session that it cuts is \
+         cut, and its client knows. Who steals every key later, the wallet's too, still opens nothing of this recording. \
+         How many bytes went and when can still give something away: padding hides lengths, not the length of an answer."
     )
 }
 

@@ -11,11 +11,12 @@ use zeroize::Zeroizing;
 
 use crate::{
     args::Keys,
+    delegate,
     failure::{Exit, Failure},
 };
 
-/// A key is 64 digits, `0x` and a newline; what is far larger is not one.
-const MAX_FILE: u64 = 1024;
+/// A key is 64 digits, `0x` and a newline, a delegate's file some hundred bytes; what is far larger is neither.
+const MAX_FILE: u64 = 2048;
 
 pub(crate) fn run(command: Keys) -> Result<Exit, Failure> {
     let mut out = io::stdout().lock();
@@ -30,6 +31,7 @@ pub(crate) fn run(command: Keys) -> Result<Exit, Failure> {
                 writeln!(out, "private key {}", key.to_secret_hex().as_str())?;
             }
         }
+        Keys::Delegate(command) => return delegate::run(&command),
         Keys::Show { file } => {
             let path = file.map_or_else(default_path, Ok)?;
             describe(&mut out, &read(&path)?)?;
@@ -78,6 +80,11 @@ fn default_path() -> Result<PathBuf, Failure> {
 }
 
 fn read(path: &Path) -> Result<PrivateKey, Failure> {
+    read_secret(path)?.parse().map_err(|error| Failure::file(path, error))
+}
+
+/// The text of a file that is its owner's alone.
+pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<String>, Failure> {
     let file = File::open(path).map_err(|error| {
         if error.kind() != ErrorKind::NotFound {
             return Failure::file(path, error);
@@ -85,9 +92,9 @@ fn read(path: &Path) -> Result<PrivateKey, Failure> {
         Failure::file(path, format_args!("no such key; run: fabstir keys new --out {}", path.display()))
     })?;
     check_mode(path, &file)?;
-    let mut text = Zeroizing::new(String::with_capacity(1024));
+    let mut text = Zeroizing::new(String::with_capacity(2048));
     file.take(MAX_FILE).read_to_string(&mut text).map_err(|error| Failure::file(path, error))?;
-    text.parse().map_err(|error| Failure::file(path, error))
+    Ok(text)
 }
 
 #[cfg(unix)]
@@ -117,24 +124,41 @@ fn write_new(path: &Path, key: &PrivateKey, force: bool) -> Result<(), Failure> 
             Failure::file(path, "there is a key already; --force replaces it, and it is lost")
         });
     }
+    let text = secret_line(key);
+    replace(path, text.as_bytes())
+}
+
+/// Writes a secret file, in the place of the one that is there, in one step.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    make_parent(path)?;
     let mut beside = path.as_os_str().to_owned();
     beside.push(format!(".{}", std::process::id()));
     let beside = PathBuf::from(beside);
-    create(&beside, key).map_err(|error| Failure::file(&beside, error))?;
+    create_with(&beside, bytes).map_err(|error| Failure::file(&beside, error))?;
     fs::rename(&beside, path).map_err(|error| {
-        // The key that could not be put in place is of no use to anybody.
+        // What could not be put in place is of no use to anybody.
         let _ = fs::remove_file(&beside);
         Failure::file(path, error)
     })
 }
 
+fn secret_line(key: &PrivateKey) -> Zeroizing<String> {
+    let mut line = Zeroizing::new(String::with_capacity(67));
+    line.push_str(&key.to_secret_hex());
+    line.push('\n');
+    line
+}
+
 fn create(path: &Path, key: &PrivateKey) -> io::Result<()> {
+    create_with(path, secret_line(key).as_bytes())
+}
+
+fn create_with(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(path)?;
-    file.write_all(key.to_secret_hex().as_bytes())?;
-    file.write_all(b"\n")?;
+    file.write_all(bytes)?;
     file.sync_all()
 }

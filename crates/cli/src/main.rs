@@ -6,10 +6,12 @@ mod ask;
 mod capture;
 mod chat;
 mod connect;
+mod delegate;
 mod failure;
 mod identity;
 mod inspect;
 mod keys;
+mod keystore;
 mod tell;
 
 use std::process::ExitCode;

@@ -5,10 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fabstir_client::{Answer, Client, End, Error, Event, Request};
+use fabstir_client::{End, Error, Event, Request};
 use tokio::time::timeout;
 
-use crate::failure::printable;
+use crate::{
+    connect::{Answer, Client},
+    failure::printable,
+};
 
 /// How long a node may take to confirm that it stopped.
 const CANCEL: Duration = Duration::from_secs(2);
@@ -72,6 +75,8 @@ pub(crate) async fn tell(
             }
         };
         match event {
+            // What is more than words was not asked for.
+            Some(Event::Object(_)) => {}
             Some(Event::Text(words)) if words.as_str().is_empty() => {}
             Some(Event::Text(words)) => {
                 first.get_or_insert_with(Instant::now);
@@ -93,7 +98,7 @@ pub(crate) async fn tell(
 
 /// The person has left this answer: what becomes of its end changes nothing.
 async fn stop(answer: &mut Answer<'_>) {
-    let _ = timeout(CANCEL, answer.cancel()).await;
+    let _ = timeout(CANCEL, answer.stop()).await;
 }
 
 /// Standard output for words that somebody else wrote: a terminal gets no escape sequences from them.

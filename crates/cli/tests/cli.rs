@@ -68,7 +68,7 @@ impl User {
 
     fn ask_command(&self, node: &Node, more: &[&str]) -> Command {
         let (url, key) = (node.url(), node.public_key.to_string());
-        let mut arguments = vec!["ask", "--node", &url, "--node-key", &key];
+        let mut arguments = vec!["ask", "--protocol", "1", "--node", &url, "--node-key", &key];
         arguments.extend(more);
         self.command(&arguments)
     }
@@ -217,7 +217,8 @@ fn a_known_node_that_has_another_key_now_is_refused_loudly() {
     let file = user.file("known");
     fs::write(&file, format!("{address} {known}\n")).unwrap();
     let url = format!("ws://{address}/v1/ws");
-    let output = user.run(&["ask", "--node", &url, "--known-nodes", file.to_str().unwrap(), "x"]);
+    let output =
+        user.run(&["ask", "--protocol", "1", "--node", &url, "--known-nodes", file.to_str().unwrap(), "x"]);
     assert_exit(&output, 4);
     let said = err(&output);
     assert!(
@@ -231,15 +232,19 @@ fn a_known_node_that_has_another_key_now_is_refused_loudly() {
 fn a_known_node_needs_no_key_and_an_unknown_one_is_not_asked_of_a_pipe() {
     let (user, node) = (User::new(), echo());
     let (url, file) = (node.url(), user.file("known"));
-    let unknown = user.run(&["ask", "--node", &url, "x"]);
+    let unknown = user.run(&["ask", "--protocol", "1", "--node", &url, "x"]);
     assert_exit(&unknown, 4);
     assert!(err(&unknown).contains("--node-key"), "{}", err(&unknown));
     fs::write(&file, format!("{} {}\n", node.address, node.public_key)).unwrap();
-    let output =
-        user.command(&["ask", "--node", &url, "x"]).env("FABSTIR_KNOWN_NODES", &file).output().unwrap();
+    let output = user
+        .command(&["ask", "--protocol", "1", "--node", &url, "x"])
+        .env("FABSTIR_KNOWN_NODES", &file)
+        .output()
+        .unwrap();
     assert_exit(&output, 0);
     fs::write(&file, format!("{} 02ff\n", node.address)).unwrap();
-    let spoilt = user.run(&["ask", "--node", &url, "--known-nodes", file.to_str().unwrap(), "x"]);
+    let spoilt =
+        user.run(&["ask", "--protocol", "1", "--node", &url, "--known-nodes", file.to_str().unwrap(), "x"]);
     assert_exit(&spoilt, 4);
 }
 
@@ -260,7 +265,8 @@ fn a_refusal_shows_its_code() {
 fn where_nobody_listens_there_is_no_connection() {
     let user = User::new();
     let key = PrivateKey::random(&mut rng()).public_key().to_string();
-    let output = user.run(&["ask", "--node", "ws://127.0.0.1:1/v1/ws", "--node-key", &key, "x"]);
+    let output =
+        user.run(&["ask", "--protocol", "1", "--node", "ws://127.0.0.1:1/v1/ws", "--node-key", &key, "x"]);
     assert_exit(&output, 3);
 }
 
@@ -355,7 +361,7 @@ fn chat_reads_lines_in_one_session() {
             json!([{"role": "system", "content": "s"}, {"role": "user", "content": "one"}]),
         ),
     ] {
-        let mut arguments = vec!["chat", "--node", &url, "--node-key", &key];
+        let mut arguments = vec!["chat", "--protocol", "1", "--node", &url, "--node-key", &key];
         arguments.extend(more);
         let mut child = user.command(&arguments).stdin(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(b"one\n\ntwo\n/quit\nthree\n").unwrap();
@@ -443,6 +449,9 @@ fn usage_is_checked_and_the_exit_codes_are_in_the_help() {
     let help = user.run(&["ask", "--help"]);
     assert_eq!(help.status.code(), Some(0));
     assert!(out(&help).contains("130  interrupted"), "{}", out(&help));
-    assert_eq!(user.run(&["ask", "--node", "wss://example.org/v1/ws", "x"]).status.code(), Some(2));
+    assert_eq!(
+        user.run(&["ask", "--protocol", "1", "--node", "wss://example.org/v1/ws", "x"]).status.code(),
+        Some(2)
+    );
     assert_eq!(user.run(&["nonsense"]).status.code(), Some(2));
 }

@@ -21,6 +21,12 @@ pub enum Error {
         /// When to try again, where the node says.
         retry_after: Option<Duration>,
     },
+    /// The node is not the one that was pinned, or does not prove to be. Never a reason to speak an older version.
+    #[error(transparent)]
+    Identity(#[from] fabstir_protocol::v2::AdvertisementError),
+    /// The handshake did not complete: someone changed it on the way, or the node's keys have just changed.
+    #[error("the handshake with the node did not complete")]
+    Handshake,
     /// The node takes no frame as large as the request.
     #[error("the request is larger than the node takes")]
     TooLarge,
@@ -39,6 +45,53 @@ pub enum Error {
     /// The session was closed by an earlier error.
     #[error("the session is closed")]
     Closed,
+}
+
+impl Error {
+    /// Whether another attempt to connect may end better.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::Silent(_) | Self::Handshake => true,
+            Self::Refused { code, .. } => {
+                matches!(
+                    code.as_str(),
+                    "RESUMPTION_REFUSED" | "HANDSHAKE_FAILED" | "RATE_LIMITED" | "NODE_BUSY" | "DRAINING"
+                )
+            }
+            Self::Address(_)
+            | Self::Identity(_)
+            | Self::TooLarge
+            | Self::DidNotOpen
+            | Self::Protocol
+            | Self::Truncated
+            | Self::Closed => false,
+        }
+    }
+
+    /// The same once more, for the next answer that it ends.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::DidNotOpen => Self::DidNotOpen,
+            Self::Protocol => Self::Protocol,
+            Self::Refused { code, message, retry_after } => {
+                Self::Refused { code: code.clone(), message: message.clone(), retry_after: *retry_after }
+            }
+            Self::Address(_)
+            | Self::Connect(_)
+            | Self::Identity(_)
+            | Self::Handshake
+            | Self::TooLarge
+            | Self::Truncated
+            | Self::Silent(_)
+            | Self::Closed => Self::Truncated,
+        }
+    }
+}
+
+impl From<fabstir_protocol::seal::SealError> for Error {
+    fn from(_: fabstir_protocol::seal::SealError) -> Self {
+        Self::Closed
+    }
 }
 
 impl From<fabstir_protocol::seal::OpenError> for Error {

@@ -2,12 +2,12 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use fabstir_client::{Client, Config, Event, Request};
+//! use fabstir_client::{Config, Event, Request, Session, anonymous};
 //!
-//! let node_key = "02c6047f9441ed7d6d3045406e95c07cd85c778e4b8cef3ca7abac09b95c709ee5".parse()?;
-//! let wallet = fabstir_client::random_key();
-//! let mut client = Client::connect(Config::new("ws://127.0.0.1:8080/v1/ws", node_key), wallet).await?;
-//! let mut answer = client.ask(&Request::prompt("What is the capital of France?")).await?;
+//! let node = "0x7e5f4552091a69125d5dfcb7b8c2659029395bdf".parse()?;
+//! let config = Config::new("ws://127.0.0.1:8080/v1/ws", node, anonymous());
+//! let session = Session::connect(config).await?;
+//! let mut answer = session.ask(&Request::prompt("What is the capital of France?")).await?;
 //! while let Some(event) = answer.next().await? {
 //!     if let Event::Text(words) = event {
 //!         print!("{}", words.as_str());
@@ -17,20 +17,37 @@
 //! # }
 //! ```
 //!
-//! The node's key is the caller's to know beforehand: who lets the network name it talks to whoever the
-//! network likes. Nothing is ever sent in the clear, whatever the node asks for. A frame that does not open
-//! ends the session: its key is wiped and the error says no more than that.
+//! The node's identity is the caller's to know beforehand: who lets the network name it talks to whoever the network
+//! likes. Nothing is ever sent in the clear, whatever the node asks for, and nothing but version 2 is spoken unless
+//! [`v1`] is asked for by name. A frame that does not open ends the session: its keys are wiped and the error says no
+//! more than that. An answer is whole only with its sealed end; anything else is [`Error::Truncated`].
 
-mod client;
+mod answer;
+mod dial;
+mod driver;
 mod error;
 mod request;
+mod session;
+pub mod v1;
 
-pub use client::{Answer, Client, Config, Direction, End, Event};
+pub use answer::{Capture, Direction, End, Event, Frame};
 pub use error::Error;
 pub use request::{Request, Turn};
+pub use session::{Answer, Config, Op, Session};
+
+use std::sync::Arc;
 
 use fabstir_protocol::identity::PrivateKey;
-pub use fabstir_protocol::{request::Role, v1::Usage};
+pub use fabstir_protocol::{
+    request::Role,
+    v1::Usage,
+    v2::{ClientIdentity, SessionDelegation, Shape, SignedDelegation},
+};
+
+/// Somebody without a wallet: a fresh key, forgotten with the session.
+pub fn anonymous() -> ClientIdentity {
+    ClientIdentity { key: Arc::new(random_key()), delegation: None }
+}
 
 /// A key chosen at random, for who needs no address of their own.
 pub fn random_key() -> PrivateKey {

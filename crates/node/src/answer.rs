@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fabstir_engine::{Embeddings, Failure, FinishReason, Generation, ModelInfo, Output, Refused};
+use fabstir_engine::{Embeddings, Failure, FinishReason, Generation, Output, Refused};
 use fabstir_protocol::{
-    Code, choice,
+    Code,
     id::SessionId,
     request::{EmbeddingEncoding, PromptRequest},
-    seal::{SealError, Words},
-    v1::{AnswerSealer, Echo, NodeFrame, StreamEndReason, Usage},
+    seal::SealError,
+    v1::{AnswerSealer, Echo, NodeFrame, Owner, StreamEndReason},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -16,20 +16,23 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{crypto::Running, metrics, node, pieces};
+use crate::{crypto::Running, metrics, node};
 
 mod fault;
+mod progress;
 mod work;
 
-use fault::Fault;
-pub(crate) use fault::meaning;
-use work::{Work, prepare};
+pub(crate) use fault::{Fault, meaning};
+pub(crate) use progress::{Progress, Step, Style};
+pub(crate) use work::{Asker, BarePrompt, Work, prepare};
 
 /// What goes out to the socket.
 #[derive(Debug)]
 pub enum Outgoing {
     /// A text frame.
     Frame(String),
+    /// A binary frame of version 2.
+    Record(Vec<u8>),
     /// The end of the connection, with its reason.
     Close(CloseReason),
 }
@@ -45,6 +48,12 @@ pub enum CloseReason {
     Silent,
     /// What was sent was not read in time.
     SlowConsumer,
+    /// The handshake of version 2 did not complete.
+    Handshake,
+    /// A record did not open, or was out of place.
+    Broken,
+    /// The session of version 2 has ended.
+    Goodbye,
 }
 
 /// How the pieces of an answer go out.
@@ -101,28 +110,15 @@ struct Answer {
     out: mpsc::Sender<Outgoing>,
     cancel: CancellationToken,
     ticks: Interval,
-    asked_at: Instant,
     /// Whether a first chunk went out: from then on, failure is told inside the stream.
     began: bool,
-    /// Whether pieces go out as objects: the request asks for what is more than words.
-    objects: bool,
-    /// Calls told so far.
-    calls: usize,
-    words: Vec<Words>,
-    usage: Usage,
-    dropped: usize,
+    progress: Progress,
 }
 
 impl Job {
     /// Runs until the answer has ended. Dropping the future ends it too, silently.
     pub async fn run(self) {
         let Self { node, running, echo, request, channel, out, cancel, before, client } = self;
-        let model = model_of(&node, request.model.as_deref());
-        let usage = Usage {
-            context_window_size: model.map_or(0, |model| model.context_window),
-            model_sha256: model.map(|model| model.digest.clone()).filter(|digest| !digest.is_empty()),
-            ..Usage::default()
-        };
         let mut answer = Answer {
             id: running.live().id().clone(),
             echo,
@@ -130,27 +126,26 @@ impl Job {
             out,
             cancel,
             ticks: ticks(node.config.keep_alive),
-            asked_at: Instant::now(),
             began: false,
-            objects: request.asks_for_objects(),
-            calls: 0,
-            words: Vec::new(),
-            usage,
-            dropped: 0,
+            progress: Progress::new(&node, &request, Style::for_v1(&request)),
         };
         let turn = answer.wait_for_turn(before).await;
         let (ended, asked) = match turn {
             Err(stopped) => (Err(stopped), None),
             Ok(()) => {
                 // Only now: what the answers before this one said belongs to what is asked.
-                let (work, asked) = prepare(&node, &running, request, client);
+                let vouched = matches!(running.live().owner(), Some(Owner::Verified(_)));
+                let conversation = running.live().conversation();
+                // Whoever merely names an address is a scope of its own: nobody vouches for it.
+                let asker = Asker { conversation, client, scope: vouched.then_some(client) };
+                let (work, asked) = prepare(&node, &asker, BarePrompt::Turn, request);
                 (answer.produce(&node, work).await, asked)
             }
         };
         if let Some(asked) = asked
-            && let Some(answered) = answer.take_words()
+            && let Some(answered) = answer.progress.take_words()
         {
-            running.live().conversation().add(asked, answered, answer.dropped);
+            running.live().conversation().add(asked, answered, answer.progress.dropped);
         }
         answer.finish(ended).await;
     }
@@ -190,18 +185,6 @@ impl Answer {
         }
     }
 
-    /// Everything that was said so far, once; `None` where nothing was.
-    fn take_words(&mut self) -> Option<Words> {
-        let pieces = std::mem::take(&mut self.words);
-        let length = pieces.iter().map(|piece| piece.as_str().len()).sum();
-        // Never grown, so that no copy of a part of it stays behind.
-        let mut whole = String::with_capacity(length);
-        for piece in &pieces {
-            whole.push_str(piece.as_str());
-        }
-        (!whole.is_empty()).then(|| Words::from(whole))
-    }
-
     /// Each embedding is a piece of the answer.
     async fn embed(
         &mut self,
@@ -219,14 +202,13 @@ impl Answer {
         };
         let embeddings = done.map_err(|failure| Stopped::Failed(failure.into()))?;
         for (index, one) in embeddings.iter().enumerate() {
-            self.usage.prompt_tokens = self.usage.prompt_tokens.saturating_add(one.tokens);
-            self.chunk(&choice::embedding(index, &one.values, encoding), 0).await?;
+            let piece = self.progress.embedding(index, one, encoding);
+            self.chunk(&piece, 0).await?;
         }
         Ok(FinishReason::Stop)
     }
 
     async fn stream(&mut self, mut generation: Generation) -> Result<FinishReason, Stopped> {
-        let mut first = true;
         loop {
             let output = tokio::select! {
                 biased;
@@ -238,60 +220,15 @@ impl Answer {
                     continue;
                 }
             };
-            match output {
-                Output::Started { prompt_tokens, cached_tokens, dropped_messages, estimated } => {
-                    self.usage.estimated = estimated;
-                    self.usage.prompt_tokens = prompt_tokens;
-                    self.usage.prompt_tokens_details.cached_tokens = cached_tokens;
-                    self.dropped = dropped_messages;
-                }
-                Output::Finished { reason, usage } => {
-                    self.usage.prompt_tokens = usage.prompt_tokens;
-                    self.usage.prompt_tokens_details.cached_tokens = usage.cached_tokens;
-                    self.usage.completion_tokens = usage.completion_tokens;
-                    self.usage.estimated = usage.estimated;
-                    return Ok(reason);
-                }
-                Output::Failed(failure) => return Err(Stopped::Failed(failure.into())),
-                output @ (Output::Text { .. } | Output::Reasoning { .. } | Output::ToolCalls { .. }) => {
-                    if std::mem::take(&mut first) {
-                        metrics::first_token(self.asked_at.elapsed());
-                    }
-                    self.tell(output).await?;
-                }
+            match self.progress.take(output) {
+                Step::Words(words, tokens) => self.chunk(words.as_str(), tokens).await?,
+                Step::Object(piece, tokens) => self.chunk(&piece, tokens).await?,
+                Step::Silent(tokens) => self.chunk("", tokens).await?,
+                Step::Nothing => {}
+                Step::Ended(reason) => return Ok(reason),
+                Step::Failed(failure) => return Err(Stopped::Failed(failure.into())),
             }
         }
-    }
-
-    /// Passes a piece of the answer on.
-    async fn tell(&mut self, output: Output) -> Result<(), Stopped> {
-        let (piece, tokens) = match &output {
-            Output::Text { text, tokens, .. } => {
-                self.words.push(Words::from(text.as_str()));
-                if !self.objects {
-                    return self.count_and_chunk(text.as_str(), *tokens).await;
-                }
-                (pieces::choice(&output, self.calls), *tokens)
-            }
-            Output::ToolCalls { calls, tokens } => {
-                let piece = pieces::choice(&output, self.calls);
-                self.calls = self.calls.saturating_add(calls.len());
-                (piece, *tokens)
-            }
-            Output::Reasoning { tokens, .. } => {
-                // Who asked for words gets the answer, and not what led to it.
-                let piece = if self.objects { pieces::choice(&output, self.calls) } else { None };
-                (piece, *tokens)
-            }
-            Output::Started { .. } | Output::Finished { .. } | Output::Failed(_) => return Ok(()),
-        };
-        let piece = piece.unwrap_or_default();
-        self.count_and_chunk(&piece, tokens).await
-    }
-
-    async fn count_and_chunk(&mut self, piece: &str, tokens: u32) -> Result<(), Stopped> {
-        self.usage.completion_tokens = self.usage.completion_tokens.saturating_add(tokens);
-        self.chunk(piece, tokens).await
     }
 
     /// Seals and sends a piece. Waits for a slow reader, but not past a cancel.
@@ -319,7 +256,6 @@ impl Answer {
 
     /// Tells the client how the answer ended.
     async fn finish(mut self, ended: Result<FinishReason, Stopped>) {
-        self.usage.total_tokens = self.usage.prompt_tokens.saturating_add(self.usage.completion_tokens);
         let (reason, finish_reason, fault) = match ended {
             Ok(FinishReason::Stop) => (StreamEndReason::Complete, "stop", None),
             Ok(FinishReason::Length) => (StreamEndReason::Complete, "length", None),
@@ -328,8 +264,7 @@ impl Answer {
             Err(Stopped::Failed(fault)) => (StreamEndReason::Error, "error", Some(fault)),
             Err(Stopped::Gone) => (StreamEndReason::Cancelled, "disconnected", None),
         };
-        let usage = &self.usage;
-        metrics::answer(finish_reason, usage.prompt_tokens, usage.completion_tokens, self.asked_at.elapsed());
+        self.progress.close(finish_reason);
         if let Some(fault) = &fault {
             metrics::refused(fault.code);
             tracing::debug!(code = fault.code.as_str(), "answer failed");
@@ -349,12 +284,7 @@ impl Answer {
     }
 
     fn error_frame(&self, fault: &Fault) -> String {
-        let message = match fault.too_long {
-            Some((tokens, window)) => {
-                format!("the prompt has {tokens} tokens, and the context holds {window} with the answer")
-            }
-            None => meaning(fault.code, fault.field),
-        };
+        let message = fault.message();
         NodeFrame::Error {
             code: fault.code,
             message: &message,
@@ -390,10 +320,10 @@ impl Answer {
             session_id: self.id.as_str(),
             reason,
             finish_reason,
-            tokens_used: self.usage.completion_tokens,
+            tokens_used: self.progress.usage.completion_tokens,
             code,
-            usage: self.usage.clone(),
-            dropped_messages: (self.dropped > 0).then_some(self.dropped),
+            usage: self.progress.usage.clone(),
+            dropped_messages: (self.progress.dropped > 0).then_some(self.progress.dropped),
             id: self.echo.id.as_deref(),
         };
         frames.push(end.encode());
@@ -406,11 +336,4 @@ fn ticks(every: Duration) -> Interval {
     let mut ticks = interval_at(start, every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
-}
-
-/// The model that a request names, or the default one.
-fn model_of<'a>(node: &'a node::Node, name: Option<&str>) -> Option<&'a ModelInfo> {
-    let models = node.engine.models();
-    let named = |name| models.iter().find(|model| model.name == name);
-    name.and_then(named).or_else(|| models.first())
 }

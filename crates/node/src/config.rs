@@ -9,10 +9,17 @@ use std::{
 };
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, ValueEnum};
-use fabstir_protocol::{ethereum::Address, v1::InitMemoryLimits};
+use fabstir_protocol::{
+    ethereum::Address,
+    v1::InitMemoryLimits,
+    v2::{MAX_FRAME_LEN, Shape},
+};
 use zeroize::Zeroizing;
 
-use crate::crypto::{InvalidNodeKey, NodeKey, StoreLimits, TestKeys};
+use crate::{
+    channel::ChannelLimits,
+    crypto::{ChannelKeyTimes, InvalidNodeKey, NodeKey, StoreLimits, TestKeys},
+};
 
 mod engine;
 mod env_file;
@@ -26,7 +33,8 @@ pub use env_file::EnvFile;
 pub const HOST_PRIVATE_KEY: &str = "HOST_PRIVATE_KEY";
 
 /// Settings that keep people out. Empty, say from a failed command substitution, they stop the start.
-const RESTRICTING: &[&str] = &["ALLOWED_CLIENTS", "REQUIRE_ENCRYPTION", "REQUIRE_INIT_TIMESTAMP"];
+const RESTRICTING: &[&str] =
+    &["ALLOWED_CLIENTS", "REQUIRE_ENCRYPTION", "REQUIRE_INIT_TIMESTAMP", "MIN_PROTOCOL", "ALLOW_ANONYMOUS"];
 
 const AFTER_HELP: &str = "\
 Every flag is also an environment variable: --listen-addr is LISTEN_ADDR. A flag wins over the environment, \
@@ -56,6 +64,18 @@ pub struct Args {
     /// Instructions for the model where a request brings none
     #[arg(long)]
     default_system_prompt: Option<String>,
+    /// Oldest version of the protocol that is served: 1, or 2 for forward-secret channels alone
+    #[arg(long, default_value = "1", value_parser = clap::value_parser!(u16).range(1..=2))]
+    min_protocol: u16,
+    /// Whether clients without a wallet may open channels (version 2); by default while ALLOWED_CLIENTS is not set
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    allow_anonymous: Option<bool>,
+    /// Least shaping of version 2's traffic: off lets a client do without, bucket hides lengths whatever it asks for
+    #[arg(long, value_enum, default_value = "off")]
+    min_shape: LeastShape,
+    /// Largest request of version 2, in bytes
+    #[arg(long, value_name = "BYTES", default_value = "1048576")]
+    max_request_bytes: NonZeroUsize,
     /// Serve plaintext frames although there is a key
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     allow_plaintext: bool,
@@ -118,6 +138,15 @@ pub struct Args {
     log_format: LogFormat,
 }
 
+/// The least that is done against the reading of lengths.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum LeastShape {
+    /// What the client asks for.
+    Off,
+    /// Buckets.
+    Bucket,
+}
+
 /// Which challenges are signed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum ChallengeMode {
@@ -160,6 +189,12 @@ pub struct Config {
     pub engine: EngineConfig,
     pub store: StoreLimits,
     pub sweep_interval: Duration,
+    /// 1 or 2.
+    pub min_protocol: u16,
+    pub allow_anonymous: bool,
+    pub min_shape: Shape,
+    pub channels: ChannelLimits,
+    pub channel_key_times: ChannelKeyTimes,
     pub max_tokens_per_request: Option<u32>,
     pub default_system_prompt: Option<String>,
     pub allow_plaintext: bool,
@@ -212,6 +247,8 @@ pub enum ConfigError {
     MaxTokensAboveContext,
     #[error("KV_TYPE q8_0 and q4_0 need flash attention: leave FLASH_ATTENTION at auto or on")]
     KvTypeNeedsFlashAttention,
+    #[error("MAX_FRAME_BYTES is less than {least}, which a record of version 2 may take")]
+    FrameBelowRecord { least: usize },
     #[error("ALLOWED_CLIENTS: {0:?} is not an Ethereum address")]
     ClientAddress(String),
     #[error("ALLOWED_ORIGINS: {0:?} is not an origin like https://example.org")]
@@ -271,6 +308,7 @@ impl Args {
             session_max: Duration::from_secs(self.session_max_seconds.get()),
             grace: Duration::from_secs(self.conversation_grace_seconds),
         };
+        let channels = self.channels();
         let send_timeout = Duration::from_secs(self.send_timeout_seconds.get());
         let most_tokens = self.engine.max_tokens_per_request.map(NonZeroU32::get);
         let config = Config {
@@ -278,6 +316,14 @@ impl Args {
             engine: self.engine.resolve(send_timeout)?,
             store,
             sweep_interval: Duration::from_secs(1),
+            min_protocol: self.min_protocol,
+            allow_anonymous: self.allow_anonymous.unwrap_or(allowed_clients.is_none()),
+            min_shape: match self.min_shape {
+                LeastShape::Off => Shape::Off,
+                LeastShape::Bucket => Shape::Bucket,
+            },
+            channels,
+            channel_key_times: ChannelKeyTimes::default(),
             max_tokens_per_request: most_tokens,
             default_system_prompt: self.default_system_prompt,
             allow_plaintext: self.allow_plaintext,
@@ -303,11 +349,26 @@ impl Args {
         Ok((config, key))
     }
 
+    fn channels(&self) -> ChannelLimits {
+        ChannelLimits {
+            sessions: self.max_sessions.get(),
+            max_request_bytes: self.max_request_bytes.get(),
+            max_requests: self.max_queued_messages.get().saturating_add(1),
+            handshake: Duration::from_secs(10),
+            grace: Duration::from_secs(15),
+            keep: Duration::from_secs(60),
+            ticket: Duration::from_secs(600),
+            idle: Duration::from_secs(self.session_key_ttl_seconds.get()),
+            longest: Duration::from_secs(self.session_max_seconds.get()),
+        }
+    }
+
     fn refuse_contradictions(&self, has_key: bool) -> Result<(), ConfigError> {
         let allow_list = !self.allowed_clients.is_empty();
         let need_key = [
             ("REQUIRE_ENCRYPTION", self.require_encryption),
             ("ALLOWED_CLIENTS", allow_list),
+            ("MIN_PROTOCOL", self.min_protocol > 1),
             ("REQUIRE_INIT_TIMESTAMP", self.require_init_timestamp),
         ];
         if let Some((setting, _)) = need_key.into_iter().find(|(_, set)| *set && !has_key) {
@@ -316,8 +377,12 @@ impl Args {
         let pairs = [
             ("ALLOW_PLAINTEXT", self.allow_plaintext, "REQUIRE_ENCRYPTION", self.require_encryption),
             ("ALLOW_PLAINTEXT", self.allow_plaintext, "ALLOWED_CLIENTS", allow_list),
+            ("ALLOW_PLAINTEXT", self.allow_plaintext, "MIN_PROTOCOL=2", self.min_protocol > 1),
         ];
         refuse_both(&pairs)?;
+        if has_key && self.max_frame_bytes.get() < MAX_FRAME_LEN {
+            return Err(ConfigError::FrameBelowRecord { least: MAX_FRAME_LEN });
+        }
         if self.session_max_seconds < self.session_key_ttl_seconds {
             return Err(ConfigError::MaxBelowTtl);
         }

@@ -1,6 +1,6 @@
 //! One socket from its first frame to its last. It owns the sessions that it opened; when it ends, they end.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use fabstir_protocol::{
     Code, Error,
@@ -21,7 +21,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     answer::{Channel, CloseReason, Job, Outgoing, meaning},
-    crypto::{self, ConnectionId, LiveSession, OpenRefused},
+    channel::{Link, LinkError},
+    crypto::{self, ChannelKeys, ConnectionId, LiveSession, OpenRefused},
     metrics,
     node::Node,
 };
@@ -49,6 +50,7 @@ pub struct Connection {
     gone: CancellationToken,
     failures: u32,
     warned_of_plaintext: bool,
+    link: Link,
 }
 
 /// The answers of one session id: one runs, the others wait in order.
@@ -107,6 +109,7 @@ impl Connection {
             answers: TaskTracker::new(),
             failures: 0,
             warned_of_plaintext: false,
+            link: Link::new(peer),
         };
         (connection, outgoing)
     }
@@ -114,11 +117,16 @@ impl Connection {
     /// What a client hears first.
     pub async fn greet(&self) {
         let message = concat!("fabstir-llm-node ", env!("CARGO_PKG_VERSION"));
-        self.send(&NodeFrame::Connected { message }).await;
+        let advertisement = self.node.channel_keys.as_ref().map(ChannelKeys::advertisement);
+        self.send(&NodeFrame::Connected { message, advertisement }).await;
     }
 
     /// Does what a text frame asks.
     pub async fn receive(&mut self, text: &str) {
+        // Once version 2 has begun, nothing that is not sealed means anything.
+        if self.link.has_begun() {
+            return;
+        }
         tracing::trace!(peer = %self.peer, bytes = text.len(), "frame received");
         match Inbound::decode(text) {
             Ok(Inbound { echo, frame }) => {
@@ -135,9 +143,23 @@ impl Connection {
         }
     }
 
-    /// Answers a binary frame, which version 1 does not have.
-    pub async fn receive_binary(&self) {
-        self.refuse(&Echo::default(), Code::MalformedFrame.into()).await;
+    /// Does what a binary frame asks: version 2.
+    pub async fn receive_binary(&mut self, frame: &[u8]) {
+        let Err(error) = self.link.receive(&self.node, frame, &self.out, &self.gone).await else { return };
+        let reason = match error {
+            LinkError::Clear(code, retry_after) => {
+                let told = Told { retry_after_ms: retry_after.map(milliseconds), ..Told::from(code) };
+                self.refuse(&Echo::default(), told).await;
+                CloseReason::Handshake
+            }
+            LinkError::Broken => {
+                metrics::message(Some(Code::DecryptionFailed));
+                tracing::info!(event = "decryption", peer = %self.peer, "Decryption failed: a record did not open");
+                CloseReason::Broken
+            }
+            LinkError::Told => CloseReason::Goodbye,
+        };
+        let _ = self.out.send(Outgoing::Close(reason)).await;
     }
 
     async fn dispatch(&mut self, echo: &Echo, frame: ClientFrame<'_>, bytes: usize) -> Result<(), Told> {
@@ -172,13 +194,11 @@ impl Connection {
 
     /// Whoever sent an init, if they may open a session.
     async fn authenticate(&mut self, id: SessionId, raw: RawInit<'_>) -> Result<Established, Told> {
-        if self.node.key.is_none() {
-            return Err(Code::EncryptionNotSupported.into());
-        }
+        self.serves_version_1()?;
         self.refuse_while_draining()?;
         self.node.inits.check(Network::from(self.peer)).map_err(|wait| Told {
             code: Code::RateLimited,
-            retry_after_ms: Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1)),
+            retry_after_ms: Some(milliseconds(wait)),
             field: None,
         })?;
         let opened = crypto::open_init(&self.node, id, raw, self.peer).await;
@@ -265,9 +285,7 @@ impl Connection {
         echo: &Echo,
         bytes: usize,
     ) -> Result<(), Told> {
-        if self.node.key.is_none() {
-            return Err(Code::EncryptionNotSupported.into());
-        }
+        self.serves_version_1()?;
         let live = self.session(id).filter(|live| !live.is_plaintext()).ok_or(Code::SessionKeyNotFound)?;
         self.refuse_while_draining()?;
         // A place first, so that a message that cannot be queued spends neither index nor nonce.
@@ -304,6 +322,16 @@ impl Connection {
         };
         self.start(live, request, Channel::Plain, echo, place);
         Ok(())
+    }
+
+    fn serves_version_1(&self) -> Result<(), Told> {
+        if self.node.key.is_none() {
+            Err(Code::EncryptionNotSupported.into())
+        } else if self.node.config.min_protocol > 1 {
+            Err(Code::ProtocolTooOld.into())
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether a plaintext frame may name `id`.
@@ -437,7 +465,7 @@ impl Connection {
 
     /// Whether answers are running or queued.
     pub fn is_busy(&self) -> bool {
-        !self.answers.is_empty()
+        !self.answers.is_empty() || self.link.is_busy()
     }
 
     /// Ends everything that this connection holds; returns when it is gone from memory.
@@ -452,8 +480,13 @@ impl Drop for Connection {
     /// Whatever ended it, a panic included, nothing of it stays.
     fn drop(&mut self) {
         self.gone.cancel();
+        self.link.end(&self.node);
         self.node.sessions.disconnect(self.id, Instant::now());
     }
+}
+
+fn milliseconds(wait: Duration) -> u64 {
+    u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 impl Lane {

@@ -1,10 +1,12 @@
 //! The node: language-model answers over end-to-end encrypted WebSocket sessions.
 //!
 //! Read it in the order of the data: [`server`] accepts sockets, [`connection`] runs one socket to its end,
-//! [`crypto`] holds keys and sessions, [`answer`] turns a request into sealed chunks. The bytes on the wire
+//! [`crypto`] holds keys and sessions, [`answer`] turns a request into sealed chunks, [`channel`]
+//! does all of that for version 2. The bytes on the wire
 //! are `fabstir_protocol`'s business, tokens are `fabstir_engine`'s.
 
 pub mod answer;
+pub mod channel;
 pub mod config;
 pub mod connection;
 pub mod conversation;

@@ -25,6 +25,10 @@ const COMPUTE: &str = "fabstir_engine_compute_microseconds_total";
 const CHOOSE: &str = "fabstir_engine_choose_microseconds_total";
 const DECODED: &str = "fabstir_tokens_decoded_total";
 const INITS: &str = "fabstir_session_inits_total";
+const HANDSHAKES: &str = "fabstir_handshakes_total";
+const RESUMPTIONS: &str = "fabstir_resumptions_total";
+const CHANNELS: &str = "fabstir_channel_sessions";
+const TICKETS: &str = "fabstir_channel_tickets";
 const MESSAGES: &str = "fabstir_messages_total";
 const REFUSED: &str = "fabstir_frames_refused_total";
 const ANSWERS: &str = "fabstir_answers_total";
@@ -75,7 +79,11 @@ fn describe() {
     describe_counter!(CHOOSE, "Microseconds that choosing tokens between the steps took");
     describe_counter!(DECODED, "Answer tokens computed");
     describe_counter!(INITS, "Session inits by result: ok or the code");
-    describe_counter!(MESSAGES, "Encrypted messages by result: ok or the code");
+    describe_counter!(HANDSHAKES, "Handshakes of version 2 by result: ok or the code");
+    describe_counter!(RESUMPTIONS, "Resumptions of version 2 by result: ok or the code");
+    describe_gauge!(CHANNELS, "Sessions of version 2, those that wait for a resumption included");
+    describe_gauge!(TICKETS, "Tickets that would resume a session");
+    describe_counter!(MESSAGES, "Encrypted messages of both versions by result: ok or the code");
     describe_counter!(REFUSED, "Frames refused, by code");
     describe_counter!(ANSWERS, "Answers by finish reason");
     describe_counter!(PROMPT_TOKENS, "Prompt tokens of the answers");
@@ -95,6 +103,9 @@ pub(crate) fn render(node: &Node, handle: &PrometheusHandle) -> String {
     gauge!(KEYS).set(as_f64(keys.total_keys_stored));
     gauge!(KEY_BYTES).set(as_f64(keys.memory_usage_estimate_bytes));
     counter!(KEYS_EXPIRED).absolute(keys.expired_keys_cleaned);
+    let (channels, tickets) = node.channels.count();
+    gauge!(CHANNELS).set(as_f64(channels));
+    gauge!(TICKETS).set(as_f64(tickets));
     gauge!(REMEMBERED).set(as_f64(node.sessions.remembered_inits()));
     gauge!(WAITING).set(as_f64(engine.waiting));
     gauge!(RUNNING).set(as_f64(engine.running));
@@ -121,6 +132,14 @@ fn result(code: Option<Code>) -> &'static str {
 
 pub(crate) fn session_init(refused: Option<Code>) {
     counter!(INITS, "result" => result(refused)).increment(1);
+}
+
+pub(crate) fn handshake(refused: Option<Code>) {
+    counter!(HANDSHAKES, "result" => result(refused)).increment(1);
+}
+
+pub(crate) fn resumption(refused: Option<Code>) {
+    counter!(RESUMPTIONS, "result" => result(refused)).increment(1);
 }
 
 pub(crate) fn message(refused: Option<Code>) {

@@ -10,16 +10,20 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use fabstir_engine::Engine;
-use fabstir_protocol::v1::Network;
+use fabstir_engine::{Engine, ModelInfo};
+use fabstir_protocol::{
+    v1::Network,
+    v2::{ModelEntry, Shape},
+};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
 use rand_core::{CryptoRng, UnwrapErr};
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    channel::{Session, Sessions, granted},
     config::Config,
-    crypto::{ConnectionId, NodeKey, SessionKeyStore},
+    crypto::{ChannelKeys, ConnectionId, NodeKey, SessionKeyStore},
 };
 
 /// Seconds since 1970 that only go forward: the clock at start, and what has passed since. Timestamps are judged
@@ -97,6 +101,10 @@ pub struct Node {
     pub engine: Arc<dyn Engine>,
     /// Whose keys are live.
     pub sessions: Arc<SessionKeyStore>,
+    /// The static keys of version 2's handshakes; `None` where there is no identity to certify them.
+    pub channel_keys: Option<ChannelKeys>,
+    /// The sessions of version 2.
+    pub channels: Sessions,
     /// Since when.
     pub clock: Clock,
     /// Cancelled when no new work is taken any more.
@@ -122,7 +130,14 @@ impl Node {
     /// A node that serves `engine` under `config`.
     pub fn new(config: Config, key: Option<NodeKey>, engine: Arc<dyn Engine>) -> Arc<Self> {
         let clock = Clock::start();
+        let unix = clock.unix(Instant::now());
+        let (chain, min, times) =
+            (config.chain_id.unwrap_or(0), config.min_protocol, config.channel_key_times);
+        let keys = |key| ChannelKeys::new(key, chain, min, times, unix, &mut rng());
+        let channel_keys = key.as_ref().map(keys).and_then(Result::ok);
         Arc::new(Self {
+            channels: Sessions::new(config.channels),
+            channel_keys,
             sessions: Arc::new(SessionKeyStore::new(config.store, clock, &mut rng())),
             inits: Limiter::per_minute(config.inits_per_minute),
             challenges: Limiter::per_minute(config.challenges_per_minute),
@@ -162,9 +177,52 @@ impl Node {
         self: &Arc<Self>,
         work: impl FnOnce(&NodeKey) -> T + Send + 'static,
     ) -> Option<T> {
-        let _place = self.handshakes.acquire().await.ok()?;
         let node = Arc::clone(self);
-        tokio::task::spawn_blocking(move || node.key.as_ref().map(work)).await.ok().flatten()
+        self.on_pool(move || node.key.as_ref().map(work)).await.flatten()
+    }
+
+    /// The same for work that needs no identity.
+    pub async fn on_pool<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let _place = self.handshakes.acquire().await.ok()?;
+        tokio::task::spawn_blocking(work).await.ok()
+    }
+
+    /// A session of version 2 has lost the connection that it had by the lending of `epoch`: its answers go on for a
+    /// while.
+    pub(crate) fn channels_lost(self: &Arc<Self>, session: &Arc<Session>, epoch: u64) {
+        if !session.detach(epoch) {
+            return;
+        }
+        let (node, session) = (Arc::clone(self), Arc::clone(session));
+        tokio::spawn(async move {
+            let follow = node.channels.follow_lost(session, epoch);
+            node.stopping.run_until_cancelled(follow).await;
+        });
+    }
+
+    /// How lengths are hidden for who asked for `shape`.
+    pub fn shape(&self, shape: Shape) -> Shape {
+        granted(shape, self.config.min_shape)
+    }
+
+    /// What may be asked of.
+    pub fn models(&self) -> Vec<ModelEntry> {
+        let entry = |info: &ModelInfo| ModelEntry {
+            id: info.name.clone(),
+            sha256: info.digest.clone(),
+            context_window: info.context_window,
+        };
+        self.engine.models().iter().map(entry).collect()
+    }
+
+    /// Replaces the channel key when it is time.
+    fn rotate_channel_key(&self) {
+        if let (Some(keys), Some(key)) = (&self.channel_keys, &self.key) {
+            let now = Instant::now();
+            if keys.rotate_if_due(key, self.clock.unix(now), now, &mut rng()).is_err() {
+                tracing::error!("the next channel key could not be certified: the one before goes on");
+            }
+        }
     }
 
     /// Whether plaintext frames are served.
@@ -187,6 +245,8 @@ impl Node {
                 );
             }
             self.sessions.sweep(Instant::now());
+            self.channels.sweep(Instant::now());
+            self.rotate_channel_key();
             self.inits.shrink();
             self.challenges.shrink();
         }

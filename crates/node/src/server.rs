@@ -149,5 +149,6 @@ async fn drain(node: &Arc<Node>, tasks: &TaskTracker, sweeper: tokio::task::Join
     }
     sweeper.abort();
     node.sessions.wipe();
+    node.channels.wipe();
     tracing::info!("stopped: every session key is wiped");
 }

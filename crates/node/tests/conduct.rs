@@ -153,8 +153,8 @@ async fn what_is_outside_of_the_sealed_part_changes_nothing() {
 #[tokio::test]
 async fn who_asks_too_much_at_once_hears_that_it_was_too_much() {
     let node = TestNode::with(echo(), &["--max-frame-bytes", "100000"], |_| {}).await;
-    let config = fabstir_client::Config::new(format!("ws://{}/v1/ws", node.address), node.key);
-    let mut client = fabstir_client::Client::connect(config, wallet()).await.unwrap();
+    let config = fabstir_client::v1::Config::new(format!("ws://{}/v1/ws", node.address), node.key);
+    let mut client = fabstir_client::v1::Client::connect(config, wallet()).await.unwrap();
     let request = fabstir_client::Request::prompt("word ".repeat(400_000));
     let refused = async {
         let mut answer = client.ask(&request).await?;

@@ -216,6 +216,11 @@ impl PromptRequest {
         }
     }
 
+    /// Whether it is the next turn of a conversation that the node keeps.
+    pub fn is_turn(&self) -> bool {
+        matches!(self.prompt, RequestPrompt::Turn(_))
+    }
+
     /// Whether the answer has to be told in objects, because it can be more than words.
     pub fn asks_for_objects(&self) -> bool {
         let embeds = matches!(self.prompt, RequestPrompt::Embeddings(..));

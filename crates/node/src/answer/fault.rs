@@ -1,15 +1,16 @@
 //! What a client is told of a failure.
 
 use fabstir_engine::{Failure, Refused};
-use fabstir_protocol::Code;
+use fabstir_protocol::{Code, error::RequestError};
 
 /// What is told of a failure.
-pub(super) struct Fault {
-    pub(super) code: Code,
+#[derive(Debug)]
+pub(crate) struct Fault {
+    pub(crate) code: Code,
     /// Of a prompt that does not fit: its tokens, and those that the context holds.
-    pub(super) too_long: Option<(u32, u32)>,
+    pub(crate) too_long: Option<(u32, u32)>,
     /// The field of the request that is to blame.
-    pub(super) field: Option<&'static str>,
+    pub(crate) field: Option<&'static str>,
 }
 
 /// What a code means, and the field that is to blame.
@@ -24,8 +25,28 @@ impl From<Code> for Fault {
 }
 
 impl Fault {
+    /// For a person.
+    pub(crate) fn message(&self) -> String {
+        match self.too_long {
+            Some((tokens, window)) => {
+                format!("the prompt has {tokens} tokens, and the context holds {window} with the answer")
+            }
+            None => meaning(self.code, self.field),
+        }
+    }
+
     fn of_field(code: Code, field: &'static str) -> Self {
         Self { field: Some(field), ..Self::from(code) }
+    }
+}
+
+impl From<RequestError> for Fault {
+    fn from(error: RequestError) -> Self {
+        let field = match &error {
+            RequestError::Invalid(field) | RequestError::Unsupported(field) => Some(*field),
+            RequestError::Utf8 => None,
+        };
+        Self { field, ..Self::from(Code::from(&error.into())) }
     }
 }
 

@@ -86,6 +86,9 @@ impl CloseReason {
         let (code, reason) = match self {
             Self::TooManyFailures => (CloseCode::Policy, "too many frames in a row did not open"),
             Self::GoingAway => (CloseCode::Away, "the node is going away"),
+            Self::Handshake => (CloseCode::Policy, "the handshake did not complete"),
+            Self::Broken => (CloseCode::Policy, "a record did not open"),
+            Self::Goodbye => (CloseCode::Normal, "the session has ended"),
             Self::Silent => (CloseCode::Away, "nothing was heard for too long"),
             Self::SlowConsumer => (CloseCode::Policy, "SLOW_CONSUMER: the answers were not read in time"),
         };
@@ -106,10 +109,14 @@ async fn read(node: &Node, connection: &mut Connection, stream: &mut Reader) -> 
             return End::Closed(CloseReason::GoingAway);
         }
         let answers = connection.answers.clone();
+        let channel = connection.link.session();
         let drained = async {
             node.draining.cancelled().await;
             answers.close();
             answers.wait().await;
+            if let Some(session) = &channel {
+                session.finished().await;
+            }
         };
         let next = tokio::select! {
             biased;
@@ -118,6 +125,9 @@ async fn read(node: &Node, connection: &mut Connection, stream: &mut Reader) -> 
                 // The answers are cancelled, and say so.
                 answers.close();
                 let _ = timeout(LAST_TRY, answers.wait()).await;
+                if let Some(session) = &channel {
+                    let _ = timeout(LAST_TRY, session.finished()).await;
+                }
                 return End::Closed(CloseReason::GoingAway);
             }
             next = timeout(silence, stream.next()) => next,
@@ -128,7 +138,7 @@ async fn read(node: &Node, connection: &mut Connection, stream: &mut Reader) -> 
             Ok(None) => return End::Left,
             Ok(Some(Err(error))) => return End::Socket(error),
             Ok(Some(Ok(Message::Text(text)))) => connection.receive(text.as_str()).await,
-            Ok(Some(Ok(Message::Binary(_)))) => connection.receive_binary().await,
+            Ok(Some(Ok(Message::Binary(frame)))) => connection.receive_binary(&frame).await,
             Ok(Some(Ok(Message::Close(_)))) => return End::Left,
             Ok(Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)))) => {}
         }
@@ -159,6 +169,7 @@ async fn write(
             next = outgoing.recv() => match next {
                 None => return (sink, Written::All),
                 Some(Outgoing::Frame(text)) => Message::text(text),
+                Some(Outgoing::Record(frame)) => Message::binary(frame),
                 Some(Outgoing::Close(reason)) => Message::Close(Some(reason.close_frame())),
             },
             _ = pings.tick() => Message::Ping(Vec::new().into()),

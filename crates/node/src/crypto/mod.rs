@@ -1,5 +1,6 @@
 //! Keys: the node's own, the sessions', and every log line about them that operators look for.
 
+mod channel_keys;
 mod live_session;
 mod node_key;
 mod session_key_store;
@@ -16,8 +17,10 @@ use fabstir_protocol::{
 
 use crate::node::Node;
 
+pub use channel_keys::{ChannelKey, ChannelKeyTimes, ChannelKeys};
 pub use live_session::{LiveSession, SealedMessage};
 pub use node_key::{InvalidNodeKey, NodeKey, TestKeys};
+pub(crate) use session_key_store::lock;
 pub use session_key_store::{
     ConnectionId, OpenRefused, Running, SessionKeyMetrics, SessionKeyStore, StoreLimits,
 };

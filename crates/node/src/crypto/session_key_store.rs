@@ -469,7 +469,7 @@ impl Drop for Running {
     }
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What these locks guard is whole between any two statements, so a panic elsewhere has not broken it.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -39,6 +39,7 @@ pub(crate) fn router(node: Arc<Node>, metrics: PrometheusHandle, tasks: TaskTrac
         .route("/health", get(status::health))
         .route("/ready", get(status::ready))
         .route("/v1/version", get(status::version))
+        .route("/v1/node", get(status::identity))
         .route("/v1/models", get(status::models))
         .route("/v1/metrics/session_keys", get(status::session_keys))
         .route("/metrics", get(status::prometheus))

@@ -57,7 +57,7 @@ pub(super) async fn probe(State(shared): State<Shared>, request: Request) -> Res
     connection.end().await;
     match reply {
         Ok(Outgoing::Frame(text)) => (status_of(&text), json_text(text)).into_response(),
-        Ok(Outgoing::Close(_)) | Err(_) => StatusCode::NO_CONTENT.into_response(),
+        Ok(Outgoing::Close(_) | Outgoing::Record(_)) | Err(_) => StatusCode::NO_CONTENT.into_response(),
     }
 }
 

@@ -5,10 +5,11 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse as _, Response},
 };
+use fabstir_protocol::v2::Advertisement;
 use serde::Serialize;
 
 use super::{Shared, json};
-use crate::metrics;
+use crate::{crypto::ChannelKeys, metrics};
 
 #[derive(Serialize)]
 struct Health {
@@ -61,7 +62,11 @@ pub(super) async fn version(State(shared): State<Shared>) -> Response {
     json(&Version {
         name: env!("CARGO_PKG_NAME"),
         version: env!("CARGO_PKG_VERSION"),
-        protocols: &[1],
+        protocols: match (node.key.is_some(), node.config.min_protocol) {
+            (true, 1) => &[2, 1],
+            (true, _) => &[2],
+            (false, _) => &[1],
+        },
         engine: node.engine.models().first().map_or("none", |model| model.engine),
         encryption: node.key.is_some(),
         plaintext: node.serves_plaintext(),
@@ -69,6 +74,13 @@ pub(super) async fn version(State(shared): State<Shared>) -> Response {
         address: node.key.as_ref().map(|key| key.address().to_string()),
         uptime_seconds: node.clock.uptime().as_secs(),
     })
+}
+
+/// `GET /v1/node`: what a WebSocket's first frame says of the node, for people and for who pins.
+pub(super) async fn identity(State(shared): State<Shared>) -> Response {
+    let none = || Advertisement { e2ee: Vec::new(), node: None };
+    let shown = shared.node.channel_keys.as_ref().map_or_else(none, ChannelKeys::advertisement);
+    ([(header::CACHE_CONTROL, "no-store")], json(&shown)).into_response()
 }
 
 /// `GET /v1/models`, in OpenAI's form with the digest beside it.

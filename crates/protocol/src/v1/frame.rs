@@ -13,6 +13,7 @@ use crate::{
     identity::{PublicKey, Signature},
     seal::Sealed,
     v1::handshake::{InitContext, SessionInit},
+    v2::Advertisement,
 };
 
 /// Most bytes of a frame's `id`.
@@ -476,6 +477,9 @@ impl Chunk<'_> {
 pub enum NodeFrame<'a> {
     Connected {
         message: &'a str,
+        /// For clients of version 2.
+        #[serde(flatten)]
+        advertisement: Option<Advertisement>,
     },
     SessionInitAck {
         status: &'a str,

@@ -70,9 +70,19 @@ impl Answers {
         begun.chain(self.lately.iter().copied()).collect()
     }
 
-    /// The same session on a new channel; the open requests that the node does not know, which are to be sent again.
-    pub fn resume(&mut self, known: &[u32]) -> Vec<u32> {
+    /// The same session on a new channel: what belongs to the connection is numbered anew.
+    pub fn reconnect(&mut self) {
         self.control = 0;
+    }
+
+    /// Another session on the same connection's channel: a claim that was not honoured.
+    #[must_use]
+    pub fn anew(&self) -> Self {
+        Self { control: self.control, ..Self::default() }
+    }
+
+    /// The open requests that are not among those that the node knows: they are to be sent again.
+    pub fn unknown_to(&self, known: &[u32]) -> Vec<u32> {
         self.open.keys().copied().filter(|id| !known.contains(id)).collect()
     }
 

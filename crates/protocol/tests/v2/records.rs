@@ -326,7 +326,8 @@ fn after_a_resumption_a_client_sends_again_what_the_node_does_not_know() {
     answers.expect(2);
     answers.take(answer(RecordType::Text, Flags::NONE, 0, b"hi")).unwrap();
     assert_eq!(answers.received(), [Received(1, 0)]);
-    assert_eq!(answers.resume(&[1]), [2]);
+    answers.reconnect();
+    assert_eq!(answers.unknown_to(&[1]), [2]);
     assert!(matches!(
         answers.take(answer(RecordType::Text, Flags::NONE, 1, b"go on")),
         Ok(FromNode::Text(1, _))

@@ -10,7 +10,10 @@
 
 mod support;
 
-use fabstir_client::{Answer, Client, Config, End, Error, Event, Request, random_key};
+use fabstir_client::{
+    End, Error, Event, Request, random_key,
+    v1::{Answer, Client, Config},
+};
 use fabstir_protocol::{Code, v1::StreamEndReason};
 use support::{Asked, Node, tampered};
 
@@ -24,6 +27,7 @@ async fn whole(mut answer: Answer<'_>) -> Result<(String, End), Error> {
     while let Some(event) = answer.next().await? {
         match event {
             Event::Text(text) => words.push_str(text.as_str()),
+            Event::Object(_) => panic!("version 1 has none"),
             Event::End(end) => return Ok((words, end)),
         }
     }

@@ -1,4 +1,4 @@
-//! One session with one node.
+//! Version 1: for nodes that have nothing newer, chosen by name. One answer at a time, and no forward secrecy.
 
 use std::{
     collections::HashSet,
@@ -10,39 +10,22 @@ use fabstir_protocol::{
     id::{Nonce, SessionId},
     identity::{PrivateKey, PublicKey},
     seal::Words,
-    v1::{AnswerOpener, ClientHello, ClientSession, Dialect, InitContext, Reply, SealedPayload, Usage},
+    v1::{AnswerOpener, ClientHello, ClientSession, Dialect, InitContext, Reply, SealedPayload},
 };
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::{net::TcpStream, time::timeout};
-use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async_with_config,
-    tungstenite::{
-        Message,
-        protocol::{WebSocketConfig, frame::coding::CloseCode},
-    },
-};
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::{Message, protocol::frame::coding::CloseCode};
 use url::Url;
 
-use crate::{Error, Request, rng};
+use crate::{
+    Direction, End, Error, Event, Frame, Request,
+    answer::Capture,
+    dial::{Socket, connect, refused, unix_now},
+    rng,
+};
 
-/// Largest frame that is taken from a node.
-const MAX_FRAME_BYTES: usize = 4 << 20;
 /// How long what a node said before it closed is waited for.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// Who sent a frame.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Direction {
-    /// This side.
-    Sent,
-    /// The node.
-    Received,
-}
-
-/// Called with every frame as it is on the wire.
-type Capture = Box<dyn FnMut(Direction, &str) + Send>;
-
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// Which node, and how to talk to it.
 pub struct Config {
@@ -218,7 +201,7 @@ impl Client {
 
     fn saw(&mut self, direction: Direction, frame: &str) {
         if let Some(capture) = &mut self.capture {
-            capture(direction, frame);
+            capture(direction, Frame::Text(frame));
         }
     }
 
@@ -262,26 +245,6 @@ impl fmt::Debug for Client {
     }
 }
 
-/// A step of an answer.
-#[derive(Debug)]
-pub enum Event {
-    /// The next words, authenticated. Empty while the request waits for its turn.
-    Text(Words),
-    /// The end.
-    End(End),
-}
-
-/// How an answer ended.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct End {
-    /// `stop`, `length`, `cancelled` or `error`: this was sealed.
-    pub finish_reason: String,
-    /// What an `error` was. Not sealed in version 1: whoever carries the frames can change it.
-    pub code: Option<String>,
-    /// Tokens. Not sealed in version 1 either.
-    pub usage: Option<Usage>,
-}
-
 /// An answer as it comes. Dropped before its end, it is cancelled by the next [`Client::ask`], or by dropping
 /// the client.
 #[derive(Debug)]
@@ -308,7 +271,7 @@ impl Answer<'_> {
         }
         let event = self.read().await;
         match &event {
-            Ok(Event::Text(_)) => {}
+            Ok(Event::Text(_) | Event::Object(_)) => {}
             Ok(Event::End(_)) | Err(Error::Refused { .. }) => self.finish(),
             Err(_) => {
                 // Whatever it was, what comes now cannot be told from an attack.
@@ -334,7 +297,7 @@ impl Answer<'_> {
         self.client.send(frame).await?;
         loop {
             match self.next().await {
-                Ok(Some(Event::Text(_))) => {}
+                Ok(Some(Event::Text(_) | Event::Object(_))) => {}
                 Ok(Some(Event::End(end))) => return Ok(Some(end)),
                 Ok(None) | Err(Error::Refused { .. }) => return Ok(None),
                 Err(error) => return Err(error),
@@ -371,7 +334,7 @@ impl Answer<'_> {
                     let finish_reason =
                         self.ended.take().or_else(|| self.draining.then(|| "cancelled".to_owned()));
                     let finish_reason = finish_reason.ok_or(Error::Truncated)?;
-                    return Ok(Event::End(End { finish_reason, code, usage }));
+                    return Ok(Event::End(End { finish_reason, code, usage, dropped_messages: 0 }));
                 }
                 Reply::Error { code, message, retry_after_ms, .. } => {
                     let error = refused(code, message, retry_after_ms);
@@ -389,26 +352,7 @@ impl Answer<'_> {
     }
 }
 
-async fn connect(url: &Url) -> Result<Socket, Error> {
-    let limits = WebSocketConfig::default()
-        .max_message_size(Some(MAX_FRAME_BYTES))
-        .max_frame_size(Some(MAX_FRAME_BYTES));
-    let (socket, _) = connect_async_with_config(url.as_str(), Some(limits), true)
-        .await
-        .map_err(|error| Error::Connect(error.to_string()))?;
-    Ok(socket)
-}
-
-fn refused(code: String, message: String, retry_after_ms: Option<u64>) -> Error {
-    Error::Refused { code, message, retry_after: retry_after_ms.map(Duration::from_millis) }
-}
-
 fn random_session_id() -> Result<SessionId, Error> {
     let number = getrandom::u64().map_err(|_| Error::Protocol)?;
     SessionId::try_from(number.to_string().as_str()).map_err(|_| Error::Protocol)
-}
-
-fn unix_now() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
 }

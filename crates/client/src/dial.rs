@@ -1,0 +1,211 @@
+//! From an address to a channel: the socket, the node's first frame, the handshake.
+
+use std::time::Duration;
+
+use fabstir_protocol::{
+    v1::Reply,
+    v2::{
+        Advertisement, Answers, AwaitingM2, AwaitingR2, AwsLc, Channel, FromNode, Hello, Kind, Resume,
+        Ticket, VerifiedNode, Welcome,
+    },
+};
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async_with_config,
+    tungstenite::{Message, protocol::WebSocketConfig},
+};
+use url::Url;
+
+use crate::{Config, Direction, Error, Frame, answer::Capture, rng};
+
+pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// Largest frame that is taken from a node.
+const MAX_FRAME_BYTES: usize = 4 << 20;
+
+pub(crate) async fn connect(url: &Url) -> Result<Socket, Error> {
+    let limits = WebSocketConfig::default()
+        .max_message_size(Some(MAX_FRAME_BYTES))
+        .max_frame_size(Some(MAX_FRAME_BYTES));
+    let (socket, _) = connect_async_with_config(url.as_str(), Some(limits), true)
+        .await
+        .map_err(|error| Error::Connect(error.to_string()))?;
+    Ok(socket)
+}
+
+pub(crate) fn refused(code: String, message: String, retry_after_ms: Option<u64>) -> Error {
+    Error::Refused { code, message, retry_after: retry_after_ms.map(Duration::from_millis) }
+}
+
+pub(crate) fn unix_now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+/// What came by a socket.
+pub(crate) enum Heard {
+    Binary(Vec<u8>),
+    Text(String),
+    /// A sign of life.
+    Ping,
+    /// The connection has ended.
+    Closed,
+}
+
+/// A socket to a node that has shown who it is.
+pub(crate) struct Line {
+    socket: Socket,
+    capture: Option<Capture>,
+}
+
+impl Line {
+    pub(crate) async fn hear(&mut self) -> Heard {
+        match self.socket.next().await {
+            Some(Ok(Message::Binary(frame))) => {
+                self.saw(Direction::Received, Frame::Binary(&frame));
+                Heard::Binary(frame.to_vec())
+            }
+            Some(Ok(Message::Text(text))) => {
+                self.saw(Direction::Received, Frame::Text(text.as_str()));
+                Heard::Text(text.as_str().to_owned())
+            }
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Heard::Ping,
+            Some(Ok(Message::Close(_)) | Err(_)) | None => Heard::Closed,
+        }
+    }
+
+    pub(crate) async fn say(&mut self, frame: Vec<u8>) -> Result<(), Error> {
+        self.saw(Direction::Sent, Frame::Binary(&frame));
+        let sent = self.socket.send(Message::binary(frame)).await;
+        sent.map_err(|error| Error::Connect(error.to_string()))
+    }
+
+    fn saw(&mut self, direction: Direction, frame: Frame<'_>) {
+        if let Some(capture) = &mut self.capture {
+            capture(direction, frame);
+        }
+    }
+
+    pub(crate) async fn close(mut self) -> Option<Capture> {
+        // Nothing depends on the peer's hearing it.
+        let _ = timeout(Duration::from_secs(1), self.socket.close(None)).await;
+        self.capture
+    }
+
+    pub(crate) fn into_capture(self) -> Option<Capture> {
+        self.capture
+    }
+
+    /// The next frame of version 2. Until the session is open, a text frame can only be a refusal.
+    async fn expect(&mut self) -> Result<Vec<u8>, Error> {
+        loop {
+            match self.hear().await {
+                Heard::Binary(frame) => return Ok(frame),
+                Heard::Text(text) => match Reply::decode(&text) {
+                    Ok(Reply::Error { code, message, retry_after_ms, .. }) => {
+                        return Err(refused(code, message, retry_after_ms));
+                    }
+                    Ok(_) | Err(_) => return Err(Error::Protocol),
+                },
+                Heard::Ping => {}
+                Heard::Closed => return Err(Error::Connect("it closed the connection".into())),
+            }
+        }
+    }
+}
+
+/// A channel that is open, by a line.
+pub(crate) struct Opened {
+    pub(crate) line: Line,
+    pub(crate) channel: Channel,
+    pub(crate) welcome: Welcome,
+}
+
+/// Connects, and checks who the node says it is.
+pub(crate) async fn reach(
+    config: &Config,
+    capture: Option<Capture>,
+) -> Result<(Line, VerifiedNode), (Error, Option<Capture>)> {
+    let url = Url::parse(&config.url).ok().filter(|url| url.scheme() == "ws");
+    let Some(url) = url else { return Err((Error::Address(config.url.clone()), capture)) };
+    let socket = match timeout(config.connect_timeout, connect(&url)).await {
+        Ok(Ok(socket)) => socket,
+        Ok(Err(error)) => return Err((error, capture)),
+        Err(_) => return Err((Error::Connect("it does not answer".into()), capture)),
+    };
+    let mut line = Line { socket, capture };
+    match timeout(config.connect_timeout, line.introduce(config)).await {
+        Ok(Ok(node)) => Ok((line, node)),
+        Ok(Err(error)) => Err((error, line.into_capture())),
+        Err(_) => Err((Error::Silent(config.connect_timeout), line.into_capture())),
+    }
+}
+
+impl Line {
+    async fn introduce(&mut self, config: &Config) -> Result<VerifiedNode, Error> {
+        loop {
+            match self.hear().await {
+                Heard::Text(text) => {
+                    let shown = Advertisement::read(&text)?;
+                    return Ok(shown.verify(config.node, unix_now())?);
+                }
+                Heard::Ping => {}
+                Heard::Binary(_) => return Err(Error::Protocol),
+                Heard::Closed => return Err(Error::Connect("it closed the connection".into())),
+            }
+        }
+    }
+
+    /// A full handshake; `first` follows message 3 without waiting, sealed by the caller's own hand.
+    pub(crate) async fn handshake(
+        &mut self,
+        config: &Config,
+        node: &VerifiedNode,
+        hello: &Hello,
+        answers: &mut Answers,
+        first: impl FnOnce(&mut Channel) -> Result<Vec<Vec<u8>>, Error>,
+    ) -> Result<(Channel, Welcome), Error> {
+        let (m1, waiting) = AwaitingM2::<AwsLc>::start(node, &mut rng()).map_err(|_| Error::Handshake)?;
+        self.say(m1).await?;
+        let m2 = self.expect().await?;
+        let (m3, mut channel) =
+            waiting.finish(&m2, &config.identity, hello, &mut rng()).map_err(|_| Error::Handshake)?;
+        self.say(m3).await?;
+        for frame in first(&mut channel)? {
+            self.say(frame).await?;
+        }
+        // Only the node that holds the ML-KEM secret can say this.
+        let frame = self.expect().await?;
+        let record = channel.opener.open(&frame)?;
+        match answers.take(record)? {
+            FromNode::Welcome(welcome) => {
+                channel.sealer.set_shape(welcome.shape);
+                Ok((channel, welcome))
+            }
+            FromNode::Fault(fault, _) => Err(refused(fault.code, fault.message, fault.retry_after_ms)),
+            FromNode::Text(..)
+            | FromNode::Event(..)
+            | FromNode::End(..)
+            | FromNode::Failed(..)
+            | FromNode::Goodbye(_)
+            | FromNode::Nothing => Err(Error::Protocol),
+        }
+    }
+
+    /// A resumption with a ticket, which is spent by it.
+    pub(crate) async fn resume(
+        &mut self,
+        ticket: Ticket,
+        resume: &Resume,
+    ) -> Result<(Channel, Welcome), Error> {
+        let (r1, waiting) = AwaitingR2::start(ticket, resume, &mut rng()).map_err(|_| Error::Handshake)?;
+        self.say(r1).await?;
+        let r2 = self.expect().await?;
+        if !matches!(Kind::split(&r2), Ok((Kind::R2, _))) {
+            return Err(Error::Protocol);
+        }
+        let (welcome, channel) = waiting.finish(&r2).map_err(|_| Error::Handshake)?;
+        Ok((channel, welcome))
+    }
+}

@@ -1,0 +1,390 @@
+//! The task behind a session: it owns the channel, and gets it another connection when the one that it has is lost.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use fabstir_protocol::{
+    seal::SealError,
+    v2::{
+        Answers, Cancel, Channel, Claim, End as WireEnd, Fault, Flags, FromNode, Goodbye, Hello, MAX_BODY,
+        Opener, RecordType, Resume, Sealer, Sid, Ticket, Welcome, encode,
+    },
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use zeroize::Zeroizing;
+
+use crate::{
+    Config, End, Error, Event,
+    answer::Capture,
+    dial::{Heard, Line, Opened, reach, refused},
+};
+
+/// How long is waited before a connection is tried for the second time; each time after that twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+type Events = mpsc::Sender<Result<Event, Error>>;
+
+/// What a user wants.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Ask { body: Zeroizing<Vec<u8>>, events: Events, reply: oneshot::Sender<u32> },
+    Cancel(u32),
+    Goodbye(oneshot::Sender<()>),
+    Lose,
+}
+
+/// A request without its whole answer.
+struct Asked {
+    body: Zeroizing<Vec<u8>>,
+    events: Events,
+}
+
+/// A connection with its keys.
+struct Live {
+    line: Line,
+    sealer: Sealer,
+    opener: Opener,
+    next_control: u32,
+    opened: Instant,
+}
+
+pub(crate) struct Driver {
+    config: Config,
+    live: Live,
+    /// The session's name: that of its first full handshake.
+    session: Sid,
+    ticket: Option<Ticket>,
+    answers: Answers,
+    asked: BTreeMap<u32, Asked>,
+    last_number: u32,
+}
+
+/// How a connection ended.
+enum Lost {
+    /// By accident: there may be another one.
+    Connection,
+    /// Nothing more may be taken: why, for every answer that is not whole.
+    Broken(Error),
+    /// The user is done.
+    Done,
+}
+
+impl From<SealError> for Lost {
+    fn from(SealError: SealError) -> Self {
+        Self::Broken(Error::Closed)
+    }
+}
+
+impl Driver {
+    pub(crate) async fn open(
+        mut config: Config,
+        first: Option<(Zeroizing<Vec<u8>>, Events)>,
+    ) -> Result<(Self, Welcome), Error> {
+        let capture = config.capture.take();
+        let (mut line, node) = reach(&config, capture).await.map_err(|(error, _)| error)?;
+        let mut answers = Answers::default();
+        let hello = hello(&config, None);
+        let send_first = |channel: &mut Channel| match &first {
+            Some((body, _)) => Ok(sealed_request(&mut channel.sealer, 1, body)?),
+            None => Ok(Vec::new()),
+        };
+        if first.is_some() {
+            answers.expect(1);
+        }
+        let opening = line.handshake(&config, &node, &hello, &mut answers, send_first);
+        let opened = timeout(config.connect_timeout, opening).await;
+        let (channel, welcome) = opened.map_err(|_| Error::Silent(config.connect_timeout))??;
+        let session = channel.sid;
+        let (live, ticket) = Live::of(Opened { line, channel, welcome: welcome.clone() });
+        let mut asked = BTreeMap::new();
+        let last_number = u32::from(first.is_some());
+        if let Some((body, events)) = first {
+            asked.insert(1, Asked { body, events });
+        }
+        Ok((Self { config, live, session, ticket, answers, asked, last_number }, welcome))
+    }
+
+    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        loop {
+            match self.serve(&mut commands).await {
+                Lost::Done => {
+                    self.live.line.close().await;
+                    return;
+                }
+                Lost::Broken(error) => {
+                    let asked = std::mem::take(&mut self.asked);
+                    tell_all(asked, || error.again());
+                    self.live.line.close().await;
+                    return;
+                }
+                Lost::Connection => {}
+            }
+            let Some(recovered) = self.recover().await else { return };
+            self = recovered;
+        }
+    }
+
+    /// Works until the connection is lost.
+    async fn serve(&mut self, commands: &mut mpsc::Receiver<Command>) -> Lost {
+        let mut heard_at = Instant::now();
+        loop {
+            let silent = heard_at.checked_add(self.config.silence_timeout).unwrap_or(heard_at);
+            let renew = self.live.opened.checked_add(self.config.renew_after).unwrap_or(heard_at);
+            let done = tokio::select! {
+                command = commands.recv() => self.command(command).await,
+                heard = self.live.line.hear() => {
+                    heard_at = Instant::now();
+                    self.heard(heard).await
+                }
+                () = sleep_until(silent) => Err(Lost::Connection),
+                () = sleep_until(renew) => {
+                    // New keys by a new handshake: the claim takes the answers along.
+                    self.ticket = None;
+                    Err(Lost::Connection)
+                }
+            };
+            if let Err(lost) = done {
+                return lost;
+            }
+        }
+    }
+
+    async fn command(&mut self, command: Option<Command>) -> Result<(), Lost> {
+        match command {
+            Some(Command::Ask { body, events, reply }) => {
+                self.last_number = self.last_number.saturating_add(1);
+                let number = self.last_number;
+                self.answers.expect(number);
+                let frames = sealed_request(&mut self.live.sealer, number, &body)?;
+                self.asked.insert(number, Asked { body, events });
+                // Who asked and left has dropped the answer, and that cancels it.
+                let _ = reply.send(number);
+                for frame in frames {
+                    self.say(frame).await?;
+                }
+                Ok(())
+            }
+            Some(Command::Cancel(request)) if self.asked.contains_key(&request) => {
+                self.control(RecordType::Cancel, Flags::NONE, &Cancel { request }).await
+            }
+            Some(Command::Cancel(_)) => Ok(()),
+            Some(Command::Goodbye(said)) => {
+                let _ = self.control(RecordType::Goodbye, Flags::LAST, &Goodbye::default()).await;
+                let _ = said.send(());
+                Err(Lost::Done)
+            }
+            Some(Command::Lose) => Err(Lost::Connection),
+            None => {
+                // Nobody is left to ask or to hear.
+                let _ = self.control(RecordType::Goodbye, Flags::LAST, &Goodbye::default()).await;
+                Err(Lost::Done)
+            }
+        }
+    }
+
+    async fn say(&mut self, frame: Vec<u8>) -> Result<(), Lost> {
+        self.live.line.say(frame).await.map_err(|_| Lost::Connection)
+    }
+
+    async fn control(
+        &mut self,
+        kind: RecordType,
+        flags: Flags,
+        body: &impl serde::Serialize,
+    ) -> Result<(), Lost> {
+        let index = self.live.next_control;
+        self.live.next_control = index.saturating_add(1);
+        let frame = self.live.sealer.seal(kind, flags, 0, index, &encode(body))?;
+        self.say(frame).await
+    }
+
+    async fn heard(&mut self, heard: Heard) -> Result<(), Lost> {
+        let frame = match heard {
+            Heard::Binary(frame) => frame,
+            // What is not sealed means nothing once the session is open.
+            Heard::Text(_) | Heard::Ping => return Ok(()),
+            Heard::Closed => return Err(Lost::Connection),
+        };
+        let led = self.live.opener.open(&frame).and_then(|record| self.answers.take(record));
+        match led.map_err(|_| Lost::Broken(Error::DidNotOpen))? {
+            FromNode::Text(request, words) => self.tell(request, Event::Text(words)).await?,
+            FromNode::Event(request, json) => self.tell(request, Event::Object(json)).await?,
+            FromNode::End(request, end) => self.end(request, Ok(Event::End(end_of(end)))),
+            FromNode::Failed(request, fault) => self.end(request, Err(error_of(fault))),
+            FromNode::Fault(fault, true) => return Err(Lost::Broken(error_of(fault))),
+            FromNode::Goodbye(_) => return Err(Lost::Broken(Error::Closed)),
+            FromNode::Fault(_, false) | FromNode::Nothing => {}
+            FromNode::Welcome(_) => return Err(Lost::Broken(Error::Protocol)),
+        }
+        if let Some(ack) = self.answers.due_ack() {
+            self.control(RecordType::Ack, Flags::NONE, &ack).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell(&mut self, request: u32, event: Event) -> Result<(), Lost> {
+        let Some(asked) = self.asked.get(&request) else { return Ok(()) };
+        if asked.events.try_send(Ok(event)).is_ok() {
+            return Ok(());
+        }
+        // Nobody reads, or not for long: what is missing cannot be made good, so the answer is cut off.
+        self.asked.remove(&request);
+        self.control(RecordType::Cancel, Flags::NONE, &Cancel { request }).await
+    }
+
+    fn end(&mut self, request: u32, last: Result<Event, Error>) {
+        if let Some(asked) = self.asked.remove(&request) {
+            // Without room for it the answer is cut off, which is what its reader then finds.
+            let _ = asked.events.try_send(last);
+        }
+    }
+
+    /// Gets the session another connection; `None` where that came to nothing and everybody was told.
+    async fn recover(self) -> Option<Self> {
+        let Self { config, live, session, ticket, answers, asked, last_number } = self;
+        let mut lost = LostSession {
+            config,
+            capture: live.line.into_capture(),
+            session,
+            ticket,
+            answers,
+            asked,
+            last_number,
+        };
+        let until = Instant::now().checked_add(lost.config.resume_for);
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match lost.attempt().await {
+                Ok(opened) => return lost.open(opened).await,
+                Err(error) if error.is_passing() && until.is_none_or(|until| Instant::now() < until) => {
+                    sleep(pause).await;
+                    pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+                }
+                // Why is of no use to who waits for an answer: it is cut off.
+                Err(_) => {
+                    tell_all(lost.asked, || Error::Truncated);
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+/// A session without a connection.
+struct LostSession {
+    config: Config,
+    capture: Option<Capture>,
+    session: Sid,
+    ticket: Option<Ticket>,
+    answers: Answers,
+    asked: BTreeMap<u32, Asked>,
+    last_number: u32,
+}
+
+impl LostSession {
+    async fn attempt(&mut self) -> Result<Opened, Error> {
+        let reached = reach(&self.config, self.capture.take()).await;
+        let (mut line, node) = match reached {
+            Ok(reached) => reached,
+            Err((error, capture)) => {
+                self.capture = capture;
+                return Err(error);
+            }
+        };
+        let received = self.answers.received();
+        self.answers.reconnect();
+        let limit = self.config.connect_timeout;
+        let shape = self.config.shape;
+        let opened = if let Some(ticket) = self.ticket.take() {
+            timeout(limit, line.resume(ticket, &Resume { received, shape })).await
+        } else {
+            // The ticket is spent, and what it was spent for did not come: only the key can speak for the session.
+            let hello = hello(&self.config, Some(Claim { session: self.session, received }));
+            let opening = line.handshake(&self.config, &node, &hello, &mut self.answers, |_| Ok(Vec::new()));
+            timeout(limit, opening).await
+        };
+        match opened.map_err(|_| Error::Silent(limit)).flatten() {
+            Ok((channel, welcome)) => Ok(Opened { line, channel, welcome }),
+            Err(error) => {
+                self.capture = line.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Goes on with what the node knows, and sends again what it does not.
+    async fn open(mut self, opened: Opened) -> Option<Driver> {
+        let known = opened.welcome.known.clone();
+        let name = opened.channel.sid;
+        let (live, ticket) = Live::of(opened);
+        let mut again = Vec::new();
+        match known {
+            Some(known) => again = self.answers.unknown_to(&known),
+            None => {
+                // The node has another session for us: what it began of this one it does not have.
+                self.session = name;
+                self.answers = self.answers.anew();
+                self.last_number = 0;
+                tell_all(std::mem::take(&mut self.asked), || Error::Truncated);
+            }
+        }
+        let Self { config, session, answers, asked, last_number, .. } = self;
+        let mut driver = Driver { config, live, session, ticket, answers, asked, last_number };
+        for request in again {
+            let Some(asked) = driver.asked.get(&request) else { continue };
+            let frames = sealed_request(&mut driver.live.sealer, request, &asked.body).ok()?;
+            for frame in frames {
+                if driver.live.line.say(frame).await.is_err() {
+                    // Lost again: the next attempt sends it.
+                    return Box::pin(driver.recover()).await;
+                }
+            }
+        }
+        Some(driver)
+    }
+}
+
+impl Live {
+    fn of(opened: Opened) -> (Self, Option<Ticket>) {
+        let Opened { line, channel, welcome } = opened;
+        let Channel { sealer, opener, ticket, .. } = channel;
+        let live = Self { line, sealer, opener, next_control: 0, opened: Instant::now() };
+        (live, welcome.ticket.then_some(ticket))
+    }
+}
+
+fn hello(config: &Config, claim: Option<Claim>) -> Hello {
+    let client = concat!("fabstir-client/", env!("CARGO_PKG_VERSION")).to_owned();
+    Hello { client, shape: config.shape, ticket: true, claim }
+}
+
+fn sealed_request(sealer: &mut Sealer, request: u32, body: &[u8]) -> Result<Vec<Vec<u8>>, SealError> {
+    let parts: Vec<&[u8]> = if body.is_empty() { vec![&[]] } else { body.chunks(MAX_BODY).collect() };
+    let last = parts.len().saturating_sub(1);
+    let numbered = parts.iter().enumerate();
+    numbered
+        .map(|(at, part)| {
+            let flags = if at == last { Flags::LAST } else { Flags::NONE };
+            let index = u32::try_from(at).map_err(|_| SealError)?;
+            sealer.seal(RecordType::Request, flags, request, index, part)
+        })
+        .collect()
+}
+
+fn end_of(end: WireEnd) -> End {
+    let WireEnd { finish_reason, usage, dropped_messages } = end;
+    End { finish_reason, code: None, usage: Some(usage), dropped_messages }
+}
+
+fn error_of(fault: Fault) -> Error {
+    refused(fault.code, fault.message, fault.retry_after_ms)
+}
+
+fn tell_all(asked: BTreeMap<u32, Asked>, error: impl Fn() -> Error) {
+    for one in asked.into_values() {
+        let _ = one.events.try_send(Err(error()));
+    }
+}

@@ -1,0 +1,258 @@
+//! A session of version 2 as its user has it: several answers at once, over whatever connection there is.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use fabstir_protocol::{
+    ethereum::Address,
+    seal::Words,
+    v2::{ClientIdentity, ModelEntry, Shape, Welcome},
+};
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+use zeroize::Zeroizing;
+
+use crate::{
+    Error, Event, Request,
+    answer::Capture,
+    driver::{Command, Driver},
+};
+
+/// Pieces of an answer that may wait for their reader. One that leaves more unread gets no more of it: the others share
+/// the connection.
+const UNREAD: usize = 4096;
+/// What a user wants and the driver has not looked at yet.
+const COMMANDS: usize = 256;
+
+/// Which node, who asks, and how.
+pub struct Config {
+    /// `ws://host:port/v1/ws`.
+    pub url: String,
+    /// The node's identity, pinned.
+    pub node: Address,
+    /// Who asks: a delegate key with its wallet's word, or a fresh key of somebody who stays anonymous.
+    pub identity: ClientIdentity,
+    /// How lengths are hidden.
+    pub shape: Shape,
+    /// How long connecting and opening the session may take.
+    pub connect_timeout: Duration,
+    /// After how long without any frame a connection counts as lost. Nodes ping every 15 seconds.
+    pub silence_timeout: Duration,
+    /// How long a lost connection is tried to be replaced.
+    pub resume_for: Duration,
+    /// After how long a channel gets new keys by a new handshake, on a new connection.
+    pub renew_after: Duration,
+    /// Sees every frame as an outsider would.
+    pub capture: Option<Capture>,
+}
+
+impl Config {
+    /// The usual times, nothing captured.
+    pub fn new(url: impl Into<String>, node: Address, identity: ClientIdentity) -> Self {
+        Self {
+            url: url.into(),
+            node,
+            identity,
+            shape: Shape::default(),
+            connect_timeout: Duration::from_secs(10),
+            silence_timeout: Duration::from_secs(45),
+            resume_for: Duration::from_secs(60),
+            renew_after: Duration::from_secs(60 * 60),
+            capture: None,
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config").field("url", &self.url).field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Op {
+    /// An answer in a conversation.
+    Chat,
+    /// A text that goes on.
+    Completions,
+    /// Vectors.
+    Embeddings,
+    /// The list of models.
+    Models,
+}
+
+impl Op {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Completions => "completions",
+            Self::Embeddings => "embeddings",
+            Self::Models => "models",
+        }
+    }
+}
+
+/// An open session. Requests may be made side by side; a lost connection is replaced without their noticing. Dropping
+/// it says goodbye.
+#[derive(Clone)]
+pub struct Session {
+    commands: mpsc::Sender<Command>,
+    welcome: Arc<Welcome>,
+}
+
+impl Session {
+    /// Connects, checks who the node is, and opens a channel.
+    ///
+    /// # Errors
+    /// [`Error::Connect`], [`Error::Identity`], [`Error::Handshake`], [`Error::Refused`], [`Error::Silent`].
+    pub async fn connect(config: Config) -> Result<Self, Error> {
+        let (driver, welcome) = Driver::open(config, None).await?;
+        Ok(Self::driven(driver, welcome))
+    }
+
+    /// The same with a first request, which goes out in the same flight as the handshake's last message.
+    ///
+    /// # Errors
+    /// As [`Session::connect`].
+    pub async fn connect_asking(config: Config, request: &Request) -> Result<(Self, Answer), Error> {
+        let (events, receiver) = mpsc::channel(UNREAD);
+        let body = body(Op::Chat, request.to_json().as_str());
+        let (driver, welcome) = Driver::open(config, Some((body, events))).await?;
+        let session = Self::driven(driver, welcome);
+        let answer = Answer { number: 1, commands: session.commands.clone(), events: receiver, done: false };
+        Ok((session, answer))
+    }
+
+    fn driven(driver: Driver, welcome: Welcome) -> Self {
+        let (commands, receiver) = mpsc::channel(COMMANDS);
+        tokio::spawn(driver.run(receiver));
+        Self { commands, welcome: Arc::new(welcome) }
+    }
+
+    /// Sends a chat request. Answers come side by side.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub async fn ask(&self, request: &Request) -> Result<Answer, Error> {
+        self.ask_json(Op::Chat, &request.to_json()).await
+    }
+
+    /// Sends a request whose body is a JSON object in OpenAI's form.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub async fn ask_json(&self, op: Op, json: &str) -> Result<Answer, Error> {
+        let (events, receiver) = mpsc::channel(UNREAD);
+        let (reply, number) = oneshot::channel();
+        let command = Command::Ask { body: body(op, json), events, reply };
+        self.commands.send(command).await.map_err(|_| Error::Closed)?;
+        let number = number.await.map_err(|_| Error::Closed)?;
+        Ok(Answer { number, commands: self.commands.clone(), events: receiver, done: false })
+    }
+
+    /// The models that may be asked of, with their digests.
+    pub fn models(&self) -> &[ModelEntry] {
+        &self.welcome.models
+    }
+
+    /// What the node said when the session was opened.
+    pub fn welcome(&self) -> &Welcome {
+        &self.welcome
+    }
+
+    /// Whether requests can still be made.
+    pub fn is_open(&self) -> bool {
+        !self.commands.is_closed()
+    }
+
+    /// Says goodbye: the node ends what it was answering and forgets the session. Returns when it was said.
+    pub async fn close(self) {
+        let (said, heard) = oneshot::channel();
+        if self.commands.send(Command::Goodbye(said)).await.is_ok() {
+            let _ = heard.await;
+        }
+    }
+
+    /// Loses the connection, as a network would. For tests.
+    #[doc(hidden)]
+    pub fn lose_connection(&self) {
+        let _ = self.commands.try_send(Command::Lose);
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("node", &self.welcome.node).finish_non_exhaustive()
+    }
+}
+
+fn body(op: Op, json: &str) -> Zeroizing<Vec<u8>> {
+    #[derive(Serialize)]
+    struct Body<'a> {
+        op: &'a str,
+        body: &'a serde_json::value::RawValue,
+    }
+    let mut bytes = Zeroizing::new(Vec::with_capacity(json.len().saturating_add(64)));
+    // What is no JSON goes as it is: the node says what is wrong with it.
+    match serde_json::from_str(json) {
+        Ok(raw) => {
+            let _ = serde_json::to_writer(&mut *bytes, &Body { op: op.as_str(), body: raw });
+        }
+        Err(_) => bytes.extend_from_slice(json.as_bytes()),
+    }
+    bytes
+}
+
+/// An answer as it comes. Dropped before its end, it is cancelled.
+#[derive(Debug)]
+pub struct Answer {
+    number: u32,
+    commands: mpsc::Sender<Command>,
+    events: mpsc::Receiver<Result<Event, Error>>,
+    done: bool,
+}
+
+impl Answer {
+    /// The next step; `None` after the end.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], [`Error::Truncated`], [`Error::DidNotOpen`]: the answer is over then, and not whole.
+    pub async fn next(&mut self) -> Result<Option<Event>, Error> {
+        if self.done {
+            return Ok(None);
+        }
+        let event = self.events.recv().await.unwrap_or(Err(Error::Truncated));
+        self.done = !matches!(event, Ok(Event::Text(_) | Event::Object(_)));
+        event.map(Some)
+    }
+
+    /// Asks the node to stop; the end that follows says `cancelled`, or what was sooner.
+    pub async fn cancel(&self) {
+        let _ = self.commands.send(Command::Cancel(self.number)).await;
+    }
+
+    /// All the words, once the answer is whole.
+    ///
+    /// # Errors
+    /// As [`Answer::next`].
+    pub async fn text(mut self) -> Result<(Words, crate::End), Error> {
+        let mut words = Zeroizing::new(String::new());
+        while let Some(event) = self.next().await? {
+            match event {
+                Event::Text(more) => words.push_str(more.as_str()),
+                Event::Object(_) => {}
+                Event::End(end) => return Ok((Words::from(words.as_str()), end)),
+            }
+        }
+        Err(Error::Truncated)
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if !self.done {
+            // Where that does not fit, the driver sees that nobody reads any more.
+            let _ = self.commands.try_send(Command::Cancel(self.number));
+        }
+    }
+}

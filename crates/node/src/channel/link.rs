@@ -1,0 +1,425 @@
+//! The binary frames of one connection: a handshake, or a resumption, and then records.
+
+use std::{net::IpAddr, sync::Arc};
+
+use fabstir_protocol::{
+    Code,
+    seal::OpenError,
+    v1::Network,
+    v2::{
+        AwaitingM3, AwsLc, CertificateError, Channel, Fault as WireFault, Flags, FromClient, Greeted,
+        HandshakeError, Kind, M1, Opener, R1, RecordType, Sealer, Shape, SignedDelegation, Welcome, encode,
+    },
+};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    pump, run,
+    session::{Client, Session, wire_fault},
+};
+use crate::{
+    answer::Outgoing,
+    metrics,
+    node::{self, Node},
+};
+
+/// Where a connection stands in version 2.
+#[derive(Debug)]
+enum Stage {
+    /// Nothing of it yet.
+    Fresh,
+    /// Message 2 is out.
+    Greeting(Box<AwaitingM3>),
+    /// Records.
+    Open { session: Arc<Session>, opener: Box<Opener>, epoch: u64 },
+    /// Ended. Nothing is taken any more.
+    Over,
+}
+
+/// Why nothing more is taken from a connection.
+#[derive(Debug)]
+pub(crate) enum LinkError {
+    /// To be told in a text frame: nothing is sealed yet.
+    Clear(Code, Option<std::time::Duration>),
+    /// Something did not open, or was out of place: the keys are wiped.
+    Broken,
+    /// The client was told in a sealed record, or said goodbye itself.
+    Told,
+}
+
+impl From<HandshakeError> for LinkError {
+    fn from(HandshakeError: HandshakeError) -> Self {
+        Self::Clear(Code::HandshakeFailed, None)
+    }
+}
+
+impl From<OpenError> for LinkError {
+    fn from(OpenError: OpenError) -> Self {
+        Self::Broken
+    }
+}
+
+/// A connection's side of version 2.
+#[derive(Debug)]
+pub(crate) struct Link {
+    stage: Stage,
+    peer: IpAddr,
+    /// Cancelled once message 3 has come.
+    greeted: CancellationToken,
+}
+
+impl Link {
+    pub(crate) fn new(peer: IpAddr) -> Self {
+        Self { stage: Stage::Fresh, peer, greeted: CancellationToken::new() }
+    }
+
+    /// Whether text frames are of no meaning any more.
+    pub(crate) fn has_begun(&self) -> bool {
+        !matches!(self.stage, Stage::Fresh)
+    }
+
+    /// Whether answers are being made or sent.
+    pub(crate) fn is_busy(&self) -> bool {
+        match &self.stage {
+            Stage::Open { session, .. } => session.is_busy(),
+            Stage::Greeting(_) => true,
+            Stage::Fresh | Stage::Over => false,
+        }
+    }
+
+    /// The session at the other end, once there is one.
+    pub(crate) fn session(&self) -> Option<Arc<Session>> {
+        match &self.stage {
+            Stage::Open { session, .. } => Some(Arc::clone(session)),
+            Stage::Fresh | Stage::Greeting(_) | Stage::Over => None,
+        }
+    }
+
+    /// Does what a binary frame asks.
+    pub(crate) async fn receive(
+        &mut self,
+        node: &Arc<Node>,
+        frame: &[u8],
+        out: &mpsc::Sender<Outgoing>,
+        gone: &CancellationToken,
+    ) -> Result<(), LinkError> {
+        let stage = std::mem::replace(&mut self.stage, Stage::Over);
+        let kind = Kind::split(frame).map_err(|_| HandshakeError)?.0;
+        self.stage = match (stage, kind) {
+            (Stage::Fresh, Kind::M1) => self.greet(node, frame, out, gone).await?,
+            (Stage::Fresh, Kind::R1) => self.resume(node, frame, out, gone).await?,
+            (Stage::Greeting(waiting), Kind::M3) => {
+                let finished = node.on_pool({
+                    let frame = frame.to_vec();
+                    move || waiting.finish(&frame)
+                });
+                let greeted = finished.await.unwrap_or(Err(HandshakeError));
+                metrics::handshake(greeted.is_err().then_some(Code::HandshakeFailed));
+                self.greeted.cancel();
+                self.open(node, greeted?, out, gone).await?
+            }
+            (Stage::Open { session, mut opener, epoch }, Kind::Record) => {
+                let led = opener.open(frame).and_then(|record| session.receive(epoch, record));
+                match led {
+                    Ok(led) => act(node, &session, led)?,
+                    Err(error) => {
+                        // The keys are gone with the opener; the ticket, whose secret is another, stays.
+                        node.channels_lost(&session, epoch);
+                        return Err(error.into());
+                    }
+                }
+                Stage::Open { session, opener, epoch }
+            }
+            (Stage::Open { session, epoch, .. }, _) => {
+                node.channels_lost(&session, epoch);
+                return Err(LinkError::Broken);
+            }
+            (Stage::Fresh | Stage::Greeting(_) | Stage::Over, _) => return Err(HandshakeError.into()),
+        };
+        Ok(())
+    }
+
+    /// Message 1: first what costs nothing, then one agreement, and only then what a handshake costs.
+    async fn greet(
+        &self,
+        node: &Arc<Node>,
+        frame: &[u8],
+        out: &mpsc::Sender<Outgoing>,
+        gone: &CancellationToken,
+    ) -> Result<Stage, LinkError> {
+        let Some(keys) = &node.channel_keys else {
+            return Err(LinkError::Clear(Code::EncryptionNotSupported, None));
+        };
+        let hint = M1::read(frame)?.hint;
+        if node.draining.is_cancelled() {
+            return Err(LinkError::Clear(Code::Draining, None));
+        }
+        self.admit(node)?;
+        let key = keys.find(hint, Instant::now()).ok_or(HandshakeError);
+        let key = key.inspect_err(|_| metrics::handshake(Some(Code::HandshakeFailed)))?;
+        let (frame, prologue) = (frame.to_vec(), keys.prologue().to_vec());
+        let respond = move || {
+            let opened = M1::read(&frame)?.open(key.private(), &prologue)?;
+            opened.respond::<AwsLc>(&mut node::rng())
+        };
+        let responded = node.on_pool(respond).await.unwrap_or(Err(HandshakeError));
+        let (m2, waiting) = responded.inspect_err(|_| metrics::handshake(Some(Code::HandshakeFailed)))?;
+        send(out, m2).await;
+        // Message 3 is due.
+        let (greeted, gone, patience) =
+            (self.greeted.clone(), gone.clone(), node.channels.limits().handshake);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = greeted.cancelled() => {}
+                () = gone.cancelled() => {}
+                () = tokio::time::sleep(patience) => {
+                    metrics::handshake(Some(Code::HandshakeFailed));
+                    gone.cancel();
+                }
+            }
+        });
+        Ok(Stage::Greeting(Box::new(waiting)))
+    }
+
+    fn admit(&self, node: &Node) -> Result<(), LinkError> {
+        let admitted = node.inits.check(Network::from(self.peer));
+        admitted.map_err(|wait| {
+            metrics::handshake(Some(Code::RateLimited));
+            LinkError::Clear(Code::RateLimited, Some(wait))
+        })
+    }
+
+    /// Message 3 has opened: who is there, and is it somebody who may be?
+    async fn open(
+        &self,
+        node: &Arc<Node>,
+        greeted: Greeted,
+        out: &mpsc::Sender<Outgoing>,
+        gone: &CancellationToken,
+    ) -> Result<Stage, LinkError> {
+        let Greeted { static_key, delegation, hello, channel } = greeted;
+        let Channel { mut sealer, opener, sid, ticket } = channel;
+        let judged = match (delegation, hello) {
+            (Ok(delegation), Some(hello)) => {
+                self.judge(node, delegation.as_ref(), &static_key).await.map(|client| (client, hello))
+            }
+            (Err(error), _) => Err(refusal_of(error)),
+            (_, None) => Err(Code::InvalidPayload),
+        };
+        let (client, hello) = match judged {
+            Ok(judged) => judged,
+            Err(code) => return Err(refuse(&mut sealer, code, out).await),
+        };
+        let shape = node.shape(hello.shape);
+        sealer.set_shape(shape);
+        let claimed = hello.claim.as_ref().and_then(|claim| {
+            let session = node.channels.claim(claim.session, &static_key)?;
+            (session.client == client).then_some((session, claim))
+        });
+        let (session, known) = match claimed {
+            Some((session, claim)) => {
+                let known = session.resume(&claim.received);
+                (session, Some(known))
+            }
+            None => {
+                let numbers = match client {
+                    Client::Wallet(address) => {
+                        let number = node.client_number(address);
+                        (number, Some(number))
+                    }
+                    // Nobody vouches for a fresh key: in the line it stands for its network, and it shares nothing.
+                    Client::Anonymous => (node.client_number(Network::from(self.peer)), None),
+                };
+                let most = node.channels.limits().max_request_bytes;
+                let session = Arc::new(Session::new(sid, client, static_key, numbers, most));
+                if !node.channels.open(&session) {
+                    return Err(refuse(&mut sealer, Code::NodeBusy, out).await);
+                }
+                (session, None)
+            }
+        };
+        tracing::info!(event = "channel_open", session_id = %session.name, "Encrypted channel opened");
+        if let Client::Wallet(address) = client {
+            tracing::info!(event = "channel_open", "Client address recovered: {address}");
+        }
+        let epoch = session.attach(gone.clone(), shape);
+        session.welcome(&welcome(node, shape, hello.ticket, known));
+        if hello.ticket {
+            node.channels.issue(&session, ticket);
+        }
+        self.lend(node, &session, epoch, sealer, out, gone);
+        Ok(Stage::Open { session, opener: Box::new(opener), epoch })
+    }
+
+    /// Who speaks, if they may.
+    async fn judge(
+        &self,
+        node: &Arc<Node>,
+        delegation: Option<&SignedDelegation>,
+        static_key: &fabstir_protocol::identity::PublicKey,
+    ) -> Result<Client, Code> {
+        let Some(delegation) = delegation else {
+            return if node.config.allow_anonymous {
+                Ok(Client::Anonymous)
+            } else {
+                Err(Code::ClientNotAllowed)
+            };
+        };
+        let Some(identity) = node.key.as_ref().map(crate::crypto::NodeKey::address) else {
+            return Err(Code::EncryptionNotSupported);
+        };
+        let now = node.clock.unix(Instant::now());
+        delegation.check(static_key, identity, now).map_err(refusal_of)?;
+        let wallet = delegation.delegation().wallet;
+        // The list first: who is not on it costs no recovery.
+        if node.config.allowed_clients.as_ref().is_some_and(|allowed| !allowed.contains(&wallet)) {
+            return Err(Code::ClientNotAllowed);
+        }
+        if !node.channels.was_verified(delegation) {
+            let (signed, key) = (delegation.clone(), *static_key);
+            let verified = node.on_pool(move || signed.verify(&key, identity, now)).await;
+            verified.ok_or(Code::InternalError)?.map_err(refusal_of)?;
+            node.channels.remember_verified(delegation);
+        }
+        Ok(Client::Wallet(wallet))
+    }
+
+    /// r1: new keys for a session that there is.
+    async fn resume(
+        &self,
+        node: &Arc<Node>,
+        frame: &[u8],
+        out: &mpsc::Sender<Outgoing>,
+        gone: &CancellationToken,
+    ) -> Result<Stage, LinkError> {
+        let r1 = R1::read(frame)?;
+        self.admit(node)?;
+        let redeemed = node.channels.redeem(&r1);
+        metrics::resumption(redeemed.is_none().then_some(Code::ResumptionRefused));
+        let Some((opened, session)) = redeemed else {
+            return Err(LinkError::Clear(Code::ResumptionRefused, None));
+        };
+        let shape = node.shape(opened.resume.shape);
+        let known = session.resume(&opened.resume.received);
+        let epoch = session.attach(gone.clone(), shape);
+        let welcome = welcome(node, shape, true, Some(known));
+        let responded = node.on_pool(move || opened.respond(&welcome, &mut node::rng())).await;
+        let Some(Ok((r2, channel))) = responded else {
+            node.channels_lost(&session, epoch);
+            return Err(HandshakeError.into());
+        };
+        let Channel { sealer, opener, ticket, .. } = channel;
+        send(out, r2).await;
+        node.channels.issue(&session, ticket);
+        tracing::info!(event = "channel_resume", session_id = %session.name, "Encrypted channel resumed");
+        self.lend(node, &session, epoch, sealer, out, gone);
+        Ok(Stage::Open { session, opener: Box::new(opener), epoch })
+    }
+
+    /// What the session has to say goes out by this connection from here on.
+    fn lend(
+        &self,
+        node: &Arc<Node>,
+        session: &Arc<Session>,
+        epoch: u64,
+        sealer: Sealer,
+        out: &mpsc::Sender<Outgoing>,
+        gone: &CancellationToken,
+    ) {
+        let pump = pump::run(Arc::clone(node), Arc::clone(session), epoch, sealer, out.clone(), gone.clone());
+        session.tasks.spawn(pump);
+    }
+
+    /// The connection is gone.
+    pub(crate) fn end(&mut self, node: &Arc<Node>) {
+        if let Stage::Open { session, epoch, .. } = std::mem::replace(&mut self.stage, Stage::Over) {
+            node.channels_lost(&session, epoch);
+        }
+    }
+}
+
+fn act(node: &Arc<Node>, session: &Arc<Session>, led: FromClient) -> Result<(), LinkError> {
+    match led {
+        FromClient::Request(request, body) => {
+            let refused = if node.draining.is_cancelled() { Some(Code::Draining) } else { None };
+            let kibibytes = u32::try_from(body.len().div_ceil(1024)).unwrap_or(u32::MAX);
+            let place = Arc::clone(&node.queued_kibibytes).try_acquire_many_owned(kibibytes);
+            let begun = match (refused, place) {
+                (None, Ok(place)) => {
+                    let begun = session.begin(request, node.channels.limits().max_requests);
+                    begun.map(|cancel| (cancel, place)).ok_or(Code::NodeBusy)
+                }
+                (Some(code), _) => Err(code),
+                (None, Err(_)) => Err(Code::NodeBusy),
+            };
+            metrics::message(begun.as_ref().err().copied());
+            match begun {
+                Ok((cancel, place)) => {
+                    let work = run::run(Arc::clone(node), Arc::clone(session), request, body, cancel);
+                    session.tasks.spawn(async move {
+                        work.await;
+                        drop(place);
+                    });
+                }
+                Err(code) => session.refuse(request, &wire_fault(code, None)),
+            }
+        }
+        FromClient::TooLarge(request) => {
+            metrics::message(Some(Code::RequestTooLarge));
+            session.refuse(request, &wire_fault(Code::RequestTooLarge, None));
+        }
+        FromClient::Cancel(request) => session.cancel(request),
+        FromClient::Ack(received) => session.acknowledge(&received),
+        FromClient::Goodbye => {
+            node.channels.end(session);
+            return Err(LinkError::Told);
+        }
+        FromClient::Nothing => {}
+    }
+    Ok(())
+}
+
+fn welcome(node: &Node, shape: Shape, ticket: bool, known: Option<Vec<u32>>) -> Welcome {
+    Welcome {
+        node: concat!("fabstir-llm-node/", env!("CARGO_PKG_VERSION")).to_owned(),
+        shape,
+        ticket,
+        limits: node.channels.limits().to_wire(),
+        models: node.models(),
+        known,
+    }
+}
+
+fn refusal_of(error: CertificateError) -> Code {
+    match error {
+        CertificateError::Malformed
+        | CertificateError::Signature
+        | CertificateError::Time
+        | CertificateError::TooLong
+        | CertificateError::OtherKey
+        | CertificateError::OtherNode
+        | CertificateError::Version => Code::CertificateInvalid,
+    }
+}
+
+/// Refuses who is there, in a sealed record.
+async fn refuse(sealer: &mut Sealer, code: Code, out: &mpsc::Sender<Outgoing>) -> LinkError {
+    metrics::handshake(Some(code));
+    metrics::refused(code);
+    let fault: WireFault = wire_fault(code, None);
+    if let Ok(frame) = sealer.seal(RecordType::Error, Flags::LAST, 0, 0, &encode(&fault)) {
+        send(out, frame).await;
+    }
+    LinkError::Told
+}
+
+async fn send(out: &mpsc::Sender<Outgoing>, frame: Vec<u8>) {
+    // Fails only when the connection is ending, and then nobody is left to hear it.
+    let _ = out.send(Outgoing::Record(frame)).await;
+}
+
+/// What the shape of a hello becomes.
+pub(crate) fn granted(asked: Shape, least: Shape) -> Shape {
+    if asked == Shape::Bucket || least == Shape::Bucket { Shape::Bucket } else { Shape::Off }
+}

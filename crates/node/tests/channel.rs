@@ -1,0 +1,369 @@
+//! Version 2 between our client and a node: sessions, several answers at once, lost connections, rotation.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test is meant to panic"
+)]
+
+mod support;
+
+use std::{sync::Arc, time::Duration};
+
+use fabstir_client::{
+    Answer, ClientIdentity, Config, End, Error, Event, Op, Request, Session, SessionDelegation, Shape,
+    anonymous,
+};
+use fabstir_protocol::{
+    identity::PrivateKey,
+    v2::{Advertisement, AwaitingM2, AwsLc, SignedDelegation},
+};
+use serde_json::{Value, json};
+use support::{PATIENCE, TestNode, echo, llama, rng, slow_echo, wallet};
+use tokio::time::timeout;
+
+fn config(node: &TestNode, identity: ClientIdentity) -> Config {
+    let url = format!("ws://{}/v1/ws", node.address);
+    Config { resume_for: Duration::from_secs(10), ..Config::new(url, node.key.address(), identity) }
+}
+
+async fn open(node: &TestNode) -> Session {
+    Session::connect(config(node, anonymous())).await.unwrap()
+}
+
+/// A delegate of `wallet` for this node.
+fn delegate(node: &TestNode, wallet: &PrivateKey, lifetime: u64) -> ClientIdentity {
+    let key = fabstir_client::random_key();
+    let now = node.node.clock.unix(tokio::time::Instant::now());
+    let delegation = SessionDelegation {
+        wallet: wallet.address(),
+        delegate_key: key.public_key(),
+        node: Some(node.key.address()),
+        not_before: now - 60,
+        not_after: now + lifetime,
+    };
+    ClientIdentity { key: Arc::new(key), delegation: Some(delegation.sign(wallet).unwrap()) }
+}
+
+async fn whole(answer: Answer) -> Result<(String, End), Error> {
+    let (words, end) = timeout(PATIENCE, answer.text()).await.expect("an answer in time")?;
+    Ok((words.as_str().to_owned(), end))
+}
+
+async fn say(session: &Session, words: &str) -> (String, End) {
+    whole(session.ask(&Request::prompt(words)).await.unwrap()).await.unwrap()
+}
+
+fn code(error: Error) -> String {
+    match error {
+        Error::Refused { code, .. } => code,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_model_answers_over_a_channel() {
+    let node = TestNode::start(llama(2)).await;
+    let config = config(&node, delegate(&node, &wallet(), 3600));
+    let turn = |role, words: &str| fabstir_client::Turn { role, content: words.to_owned() };
+    let question = [turn("system", "You are a helpful assistant."), turn("user", "What is the capital of France?")];
+    let request =
+        Request { temperature: Some(0.0), max_tokens: Some(24), ..Request::messages(question.into()) };
+    let (session, answer) = Session::connect_asking(config, &request).await.unwrap();
+    let (words, end) = whole(answer).await.unwrap();
+    assert!(words.contains("Paris"), "{words}");
+    let usage = end.usage.unwrap();
+    assert!(usage.completion_tokens > 0 && usage.prompt_tokens > 0);
+    assert_eq!(usage.model_sha256.as_deref(), Some(session.models()[0].sha256.as_str()));
+    // A next turn of the conversation that the node keeps computes only what is new.
+    say(&session, "What is the capital of Spain?").await;
+    let (_, end) = say(&session, "And of Italy?").await;
+    assert!(end.usage.unwrap().prompt_tokens_details.cached_tokens > 0);
+    session.close().await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn several_requests_of_a_session_are_answered_side_by_side() {
+    let node = TestNode::start(slow_echo(Duration::from_millis(5))).await;
+    let session = open(&node).await;
+    let long = "word ".repeat(400);
+    let ask =
+        |words: &str| Request::messages(vec![fabstir_client::Turn { role: "user", content: words.into() }]);
+    let slow = session.ask(&ask(&long)).await.unwrap();
+    let mut quick = Vec::new();
+    for number in 0..4 {
+        quick.push(session.ask(&ask(&format!("number {number}"))).await.unwrap());
+    }
+    for (number, answer) in quick.into_iter().enumerate() {
+        assert_eq!(whole(answer).await.unwrap().0.trim(), format!("number {number}"));
+    }
+    let (words, end) = whole(slow).await.unwrap();
+    assert_eq!((words.trim(), end.finish_reason.as_str()), (long.trim(), "stop"));
+    assert_eq!(end.usage.unwrap().completion_tokens, 400);
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_not_noticed_and_nothing_is_made_or_counted_twice() {
+    let node = TestNode::start(slow_echo(Duration::from_millis(5))).await;
+    let session = open(&node).await;
+    let words: Vec<String> = (0..200).map(|number| format!("w{number}")).collect();
+    let mut answer = session.ask(&Request::prompt(words.join(" "))).await.unwrap();
+    let (mut heard, mut losses) = (String::new(), 0);
+    let end = loop {
+        match timeout(PATIENCE, answer.next()).await.unwrap().unwrap().unwrap() {
+            Event::Text(more) => heard.push_str(more.as_str()),
+            Event::Object(_) => {}
+            Event::End(end) => break end,
+        }
+        if losses < 3 && heard.len() > (losses + 1) * 100 {
+            losses += 1;
+            session.lose_connection();
+        }
+    };
+    assert_eq!(losses, 3);
+    assert_eq!(heard.split_whitespace().collect::<Vec<_>>(), words);
+    assert_eq!(end.usage.unwrap().completion_tokens, 200);
+    // The conversation goes on where it was, on the connection that there is now.
+    assert_eq!(say(&session, "still there").await.0.trim(), "still there");
+    assert_eq!(node.node.channels.count(), (1, 1));
+}
+
+#[tokio::test]
+async fn a_new_handshake_on_time_takes_the_session_along() {
+    let node = TestNode::start(slow_echo(Duration::from_millis(5))).await;
+    let config = Config { renew_after: Duration::from_millis(200), ..config(&node, anonymous()) };
+    let session = Session::connect(config).await.unwrap();
+    let words: Vec<String> = (0..200).map(|number| format!("w{number}")).collect();
+    let (heard, _) = say(&session, &words.join(" ")).await;
+    assert_eq!(heard.split_whitespace().collect::<Vec<_>>(), words);
+    assert_eq!(node.node.channels.count().0, 1, "one session, whatever its keys");
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_comes_back_for_is_cut_off_and_said_to_be() {
+    let node = TestNode::with(slow_echo(Duration::from_millis(5)), &[], |config| {
+        config.channels.grace = Duration::from_millis(50);
+        config.channels.keep = Duration::from_millis(100);
+        config.channels.ticket = Duration::from_millis(150);
+    })
+    .await;
+    let config = Config { resume_for: Duration::from_millis(1), ..config(&node, anonymous()) };
+    let session = Session::connect(config).await.unwrap();
+    let mut answer = session.ask(&Request::prompt("word ".repeat(2000))).await.unwrap();
+    answer.next().await.unwrap();
+    // The node does not take anybody any more; what is left of the session goes by its own clock.
+    node.node.draining.cancel();
+    session.lose_connection();
+    let error = loop {
+        match timeout(PATIENCE, answer.next()).await.unwrap() {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("an answer that is not whole passed for one"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::Truncated), "{error:?}");
+    while node.node.channels.count() != (0, 0) {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(node.node.engine.status().running, 0, "nothing is made for nobody");
+}
+
+#[tokio::test]
+async fn who_may_open_a_channel_is_the_operators_to_say() {
+    let (mine, other) = (wallet(), wallet());
+    let listed = mine.address().to_string();
+    let node = TestNode::with(echo(), &["--allowed-clients", &listed], |_| {}).await;
+    let refused = async |identity| code(Session::connect(config(&node, identity)).await.unwrap_err());
+    assert_eq!(refused(anonymous()).await, "CLIENT_NOT_ALLOWED");
+    assert_eq!(refused(delegate(&node, &other, 3600)).await, "CLIENT_NOT_ALLOWED");
+    let session = Session::connect(config(&node, delegate(&node, &mine, 3600))).await.unwrap();
+    assert_eq!(say(&session, "hi").await.0.trim(), "hi");
+    // A delegation for another key, for another node, of another time.
+    let key = Arc::new(fabstir_client::random_key());
+    let stolen = ClientIdentity { key, delegation: delegate(&node, &mine, 3600).delegation };
+    assert_eq!(refused(stolen).await, "CERTIFICATE_INVALID");
+    let changed = |change: fn(&mut SessionDelegation)| {
+        let identity = delegate(&node, &mine, 3600);
+        let mut delegation = identity.delegation.as_ref().unwrap().delegation().clone();
+        change(&mut delegation);
+        ClientIdentity { delegation: Some(delegation.sign(&mine).unwrap()), ..identity }
+    };
+    assert_eq!(refused(changed(|d| d.node = Some([7; 20].into()))).await, "CERTIFICATE_INVALID");
+    assert_eq!(refused(changed(|d| (d.not_before, d.not_after) = (0, 3600))).await, "CERTIFICATE_INVALID");
+    assert_eq!(refused(changed(|d| d.not_after += 31 * 24 * 3600)).await, "CERTIFICATE_INVALID");
+    Session::connect(config(&node, changed(|d| d.node = None))).await.unwrap();
+    let closed = TestNode::with(echo(), &["--allow-anonymous=false"], |_| {}).await;
+    let error = Session::connect(config(&closed, anonymous())).await.unwrap_err();
+    assert_eq!(code(error), "CLIENT_NOT_ALLOWED");
+}
+
+#[tokio::test]
+async fn a_signature_that_is_not_the_wallets_opens_nothing() {
+    let node = TestNode::start(echo()).await;
+    let identity = delegate(&node, &wallet(), 3600);
+    let mut bytes = identity.delegation.as_ref().unwrap().to_bytes();
+    // Somebody else's wallet over a signature that recovers to nobody in particular.
+    bytes[3] ^= 1;
+    let forged = SignedDelegation::try_from(&bytes[..]).unwrap();
+    let identity = ClientIdentity { delegation: Some(forged), ..identity };
+    assert_eq!(code(Session::connect(config(&node, identity)).await.unwrap_err()), "CERTIFICATE_INVALID");
+}
+
+#[tokio::test]
+async fn a_node_of_version_2_alone_says_so_and_serves_no_other() {
+    let node = TestNode::with(echo(), &["--min-protocol", "2"], |_| {}).await;
+    let shown = node.get_json("/v1/node").await;
+    assert_eq!(shown["e2ee"], json!(["2"]));
+    assert_eq!(shown["node"]["certificate"]["minVersion"], 2);
+    let mut peer = node.connect().await;
+    let (init, _) = support::init(&node.key, &wallet(), "1", fabstir_protocol::v1::Dialect::Deployed, true);
+    assert_eq!(peer.outcome(init).await, "PROTOCOL_TOO_OLD");
+    assert_eq!(say(&open(&node).await, "hi").await.0.trim(), "hi");
+}
+
+#[tokio::test]
+async fn a_rotated_channel_key_drops_no_session_and_opens_none_after_the_overlap() {
+    let node = TestNode::start(echo()).await;
+    let session = open(&node).await;
+    let shown =
+        async || -> Advertisement { serde_json::from_value(node.get_json("/v1/node").await).unwrap() };
+    let now = || node.node.clock.unix(tokio::time::Instant::now());
+    let before = shown().await.verify(node.key.address(), now()).unwrap();
+    let keys = node.node.channel_keys.as_ref().unwrap();
+    let identity = node.node.key.as_ref().unwrap();
+    keys.rotate(identity, now(), tokio::time::Instant::now(), &mut rng()).unwrap();
+    let after = shown().await.verify(node.key.address(), now()).unwrap();
+    assert_ne!(before.hint(), after.hint());
+    assert_eq!(say(&session, "still there").await.0.trim(), "still there");
+    // A handshake that was begun with the key before.
+    let at = tokio::time::Instant::now();
+    let (m1, _) = AwaitingM2::<AwsLc>::start(&before, &mut rng()).unwrap();
+    let found = keys.find(before.hint(), at).unwrap();
+    let m1 = fabstir_protocol::v2::M1::read(&m1).unwrap();
+    m1.open(found.private(), keys.prologue()).unwrap();
+    assert!(keys.find(before.hint(), at + Duration::from_secs(3601)).is_none(), "not for ever");
+    assert!(keys.find(after.hint(), at + Duration::from_secs(3601)).is_some());
+    keys.rotate_if_due(identity, now(), at + Duration::from_secs(23 * 3600), &mut rng()).unwrap();
+    assert_eq!(
+        shown().await.verify(node.key.address(), now()).unwrap().hint(),
+        after.hint(),
+        "not before its time"
+    );
+    keys.rotate_if_due(identity, now(), at + Duration::from_secs(25 * 3600), &mut rng()).unwrap();
+    assert_ne!(shown().await.verify(node.key.address(), now()).unwrap().hint(), after.hint());
+}
+
+#[tokio::test]
+async fn everything_that_may_be_asked_for_is_answered() {
+    let node = TestNode::start(llama(1)).await;
+    let session = open(&node).await;
+    let ask = async |op, body: Value| {
+        let mut answer = session.ask_json(op, &body.to_string()).await.unwrap();
+        let (mut text, mut objects) = (String::new(), Vec::new());
+        loop {
+            match timeout(PATIENCE, answer.next()).await.unwrap()? {
+                Some(Event::Text(words)) => text.push_str(words.as_str()),
+                Some(Event::Object(json)) => {
+                    objects.push(serde_json::from_str::<Value>(json.as_str()).unwrap())
+                }
+                Some(Event::End(end)) => return Ok((text, objects, end)),
+                None => panic!("no end"),
+            }
+        }
+    };
+    let (text, ..) =
+        ask(Op::Completions, json!({"prompt": "1 2 3 4 5 6", "max_tokens": 6, "temperature": 0}))
+            .await
+            .unwrap();
+    assert!(text.contains('7'), "{text}");
+    let (_, objects, end) = ask(Op::Embeddings, json!({"input": ["a", "b"]})).await.unwrap();
+    assert_eq!((objects.len(), objects[1]["index"].as_u64()), (2, Some(1)));
+    assert!(end.usage.unwrap().prompt_tokens > 0);
+    let (_, objects, _) = ask(Op::Models, json!({})).await.unwrap();
+    assert_eq!(objects[0][0]["sha256"], session.models()[0].sha256);
+    let chat = json!({"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2, "logprobs": true});
+    let (text, objects, end) = ask(Op::Chat, chat).await.unwrap();
+    assert!(text.is_empty() && objects[0]["logprobs"]["content"].is_array());
+    assert_eq!(end.finish_reason, "length");
+    let refused = async |op, body| code(ask(op, body).await.map(|_| ()).unwrap_err());
+    assert_eq!(refused(Op::Chat, json!({"messages": [], "n": 2})).await, "UNSUPPORTED_FIELD");
+    assert_eq!(refused(Op::Chat, json!({"prompt": "a", "temperature": "hot"})).await, "INVALID_PAYLOAD");
+    assert_eq!(refused(Op::Chat, json!({"prompt": "a", "model": "other"})).await, "MODEL_NOT_FOUND");
+    assert_eq!(refused(Op::Completions, json!({"messages": []})).await, "INVALID_PAYLOAD");
+    // What was refused has ended its own request and nothing else.
+    assert!(session.is_open());
+}
+
+#[tokio::test]
+async fn a_request_beyond_a_bound_is_refused_and_the_session_goes_on() {
+    let flags = ["--max-request-bytes", "1000", "--max-queued-messages", "1"];
+    let node = TestNode::with(slow_echo(Duration::from_millis(20)), &flags, |_| {}).await;
+    let session = open(&node).await;
+    let large = session.ask(&Request::prompt("x".repeat(2000))).await.unwrap();
+    assert_eq!(code(whole(large).await.unwrap_err()), "REQUEST_TOO_LARGE");
+    let (one, two, three) = (
+        session.ask(&Request::prompt("one two three")).await.unwrap(),
+        session.ask(&Request::prompt("four")).await.unwrap(),
+        session.ask(&Request::prompt("five")).await.unwrap(),
+    );
+    assert_eq!(code(whole(three).await.unwrap_err()), "NODE_BUSY");
+    assert_eq!(whole(one).await.unwrap().0.trim(), "one two three");
+    assert_eq!(whole(two).await.unwrap().0.trim(), "four");
+}
+
+#[tokio::test]
+async fn a_cancelled_answer_ends_as_cancelled_and_a_goodbye_ends_all() {
+    let node = TestNode::start(slow_echo(Duration::from_millis(5))).await;
+    let session = open(&node).await;
+    let mut answer = session.ask(&Request::prompt("word ".repeat(1000))).await.unwrap();
+    answer.next().await.unwrap();
+    answer.cancel().await;
+    let end = loop {
+        if let Some(Event::End(end)) = timeout(PATIENCE, answer.next()).await.unwrap().unwrap() {
+            break end;
+        }
+    };
+    assert_eq!(end.finish_reason, "cancelled");
+    assert!(end.usage.unwrap().completion_tokens < 1000);
+    let running = session.ask(&Request::prompt("word ".repeat(1000))).await.unwrap();
+    session.close().await;
+    assert!(whole(running).await.is_err());
+    while node.node.channels.count() != (0, 0) || node.node.engine.status().running > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn lengths_are_hidden_where_either_side_wants_it() {
+    let node = TestNode::start(echo()).await;
+    let shape = async |node: &TestNode, shape| {
+        let config = Config { shape, ..config(node, anonymous()) };
+        Session::connect(config).await.unwrap().welcome().shape
+    };
+    assert_eq!(shape(&node, Shape::Off).await, Shape::Off);
+    assert_eq!(shape(&node, Shape::Bucket).await, Shape::Bucket);
+    let strict = TestNode::with(echo(), &["--min-shape", "bucket"], |_| {}).await;
+    assert_eq!(shape(&strict, Shape::Off).await, Shape::Bucket);
+}
+
+#[tokio::test]
+async fn an_idle_session_is_told_goodbye() {
+    let node = TestNode::with(echo(), &[], |config| config.channels.idle = Duration::from_millis(100)).await;
+    let session = open(&node).await;
+    say(&session, "hi").await;
+    while session.is_open() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(node.node.channels.count(), (0, 0));
+}
+
+#[tokio::test]
+async fn the_wrong_node_is_not_spoken_to() {
+    let (node, other) = (TestNode::start(echo()).await, TestNode::start(echo()).await);
+    let pinned = Config { node: other.key.address(), ..config(&node, anonymous()) };
+    assert!(matches!(Session::connect(pinned).await.unwrap_err(), Error::Identity(_)));
+}
