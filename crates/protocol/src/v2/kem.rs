@@ -23,6 +23,12 @@ impl KemSecret {
     pub fn of(bytes: &[u8; LEN]) -> Self {
         Self(Secret::of(bytes))
     }
+
+    /// The secret, for tests that run one implementation against another.
+    #[doc(hidden)]
+    pub fn expose(&self) -> &[u8; LEN] {
+        &self.0
+    }
 }
 
 impl fmt::Debug for KemSecret {

@@ -10,5 +10,8 @@
 )]
 
 mod handshake;
+mod kem;
+#[path = "../v2_support/portable.rs"]
+mod portable;
 mod records;
 mod support;
