@@ -17,6 +17,9 @@ mod derivations;
 mod rejected;
 #[path = "../support/mod.rs"]
 mod support;
+mod v2;
+#[path = "../v2_support/mod.rs"]
+mod v2_support;
 
 use std::{collections::BTreeSet, fs, path::PathBuf, sync::Once};
 
@@ -44,6 +47,7 @@ fn update() {
             fs::write(path("v1-accepted.json"), made(&accepted::make())).unwrap();
             fs::write(path("v1-rejected.json"), made(&rejected::make())).unwrap();
             fs::write(path("v1-derivations.json"), made(&derivations::make())).unwrap();
+            v2::rewrite();
         }
     });
 }
