@@ -1,4 +1,5 @@
-//! Version 2 against another implementation of Noise: the crate `clatter`, over other primitives than the crate's.
+//! Version 2 against others' implementations: Noise by the crate `clatter`, over other primitives than the crate's, and
+//! EIP-712 by viem.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,7 +10,7 @@
 
 mod v2_support;
 
-use std::sync::Arc;
+use std::{fs, path::Path, process::Command, sync::Arc};
 
 use clatter::cipherstate::CipherState;
 use fabstir_protocol::{
@@ -327,4 +328,29 @@ fn a_resumption_goes_through_with_another_implementation_as_the_node() {
         same(&channel, &theirs, false);
         talk(&mut channel, theirs, false, rng);
     }
+}
+
+/// Runs a program in a folder and gives what it said.
+fn said(folder: &Path, program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).current_dir(folder).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("{program} cannot be run: {error}"));
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{program} {arguments:?}: {out}{err}");
+    out.trim().to_owned()
+}
+
+#[test]
+fn viem_comes_to_the_same_digests_and_the_same_signers() {
+    let tests = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/eip712"));
+    if !tests.join("node_modules").is_dir() {
+        said(tests, "npm", &["ci", "--no-audit", "--no-fund", "--silent"]);
+    }
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../vectors/v2/eip712.json");
+    let file: serde_json::Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    let signed = file["signed"].as_array().unwrap();
+    let asked = signed.iter().filter(|case| case["typed_data"].is_string()).count();
+    assert!(signed.len() >= 30 && asked >= 10, "{} cases, {asked} of them asked for", signed.len());
+    let all = signed.len();
+    let expected = format!("viem agrees: {all} digests, {all} signatures, {asked} requests to a wallet");
+    assert_eq!(said(tests, "node", &["check.mjs"]).lines().last(), Some(expected.as_str()));
 }
