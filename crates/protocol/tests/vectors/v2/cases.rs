@@ -211,3 +211,99 @@ pub(crate) struct DelegationCase {
     pub(crate) now: u64,
     pub(crate) wallet: String,
 }
+
+#[derive(Deserialize, Serialize)]
+pub(crate) struct Advertisements {
+    pub(crate) about: Vec<String>,
+    pub(crate) accepted: Vec<ShownCase>,
+    pub(crate) rejected: Vec<RefusedCase>,
+    pub(crate) rotations: Vec<RotationCase>,
+}
+
+#[derive(Deserialize, Serialize)]
+pub(crate) struct ShownCase {
+    pub(crate) name: String,
+    pub(crate) pinned: String,
+    pub(crate) now: u64,
+    pub(crate) frame: String,
+    pub(crate) channel_key: String,
+    pub(crate) hint: String,
+    pub(crate) not_after: u64,
+    pub(crate) min_version: u16,
+    pub(crate) prologue: String,
+}
+
+#[derive(Deserialize, Serialize)]
+pub(crate) struct RefusedCase {
+    pub(crate) name: String,
+    pub(crate) pinned: String,
+    pub(crate) now: u64,
+    pub(crate) frame: String,
+    pub(crate) error: String,
+}
+
+#[derive(Deserialize, Serialize)]
+pub(crate) struct RotationCase {
+    pub(crate) name: String,
+    pub(crate) pinned: String,
+    pub(crate) chain_id: String,
+    pub(crate) now: u64,
+    pub(crate) rotation: String,
+    /// The new identity, or null.
+    pub(crate) to: Option<String>,
+    pub(crate) error: Option<String>,
+}
+
+#[derive(Deserialize, Serialize)]
+pub(crate) struct Rejected {
+    pub(crate) about: Vec<String>,
+    pub(crate) m1: Vec<MessageCase>,
+    pub(crate) m2: Vec<MessageCase>,
+    pub(crate) m3: Vec<MessageCase>,
+    pub(crate) r1: Vec<MessageCase>,
+    pub(crate) r2: Vec<MessageCase>,
+    pub(crate) records: Vec<BadRecordCase>,
+    pub(crate) delegations: Vec<BadDelegationCase>,
+    pub(crate) orders: Vec<OrderCase>,
+}
+
+#[derive(Deserialize, Serialize)]
+pub(crate) struct MessageCase {
+    pub(crate) why: String,
+    /// The handshake, or the resumption, whose place the frame takes.
+    pub(crate) case: String,
+    pub(crate) frame: String,
+    pub(crate) refused_at: String,
+    /// Of a delegation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+}
+
+#[derive(Deserialize, Serialize)]
+pub(crate) struct BadRecordCase {
+    pub(crate) why: String,
+    #[serde(flatten)]
+    pub(crate) place: PlaceCase,
+    pub(crate) frame: String,
+}
+
+#[derive(Deserialize, Serialize)]
+pub(crate) struct BadDelegationCase {
+    pub(crate) why: String,
+    pub(crate) wire: String,
+    pub(crate) delegate: String,
+    pub(crate) node: String,
+    pub(crate) now: u64,
+    pub(crate) error: String,
+}
+
+#[derive(Clone, Deserialize, Serialize)]
+pub(crate) struct OrderCase {
+    pub(crate) why: String,
+    /// `node` or `client`.
+    pub(crate) reader: String,
+    /// Requests that the client has sent.
+    pub(crate) sent: Vec<u32>,
+    /// All but the last are taken.
+    pub(crate) records: Vec<RecordCase>,
+}
