@@ -128,3 +128,15 @@ pub(crate) fn run(case: &BadRecordCase) {
     assert!(opener.open(&unhex(&case.frame)).is_err(), "{}", case.why);
     assert!(opener.expose_key().is_none(), "{}: the key is gone", case.why);
 }
+
+/// Too long for a file: a byte more than the largest bucket, under the same key as the largest bucket.
+pub(crate) fn run_longest() {
+    let place = PlaceCase::new("to_client", "rejected|the longest", 0);
+    let opens = |length| {
+        let plaintext = r::to_length(r::record(2, 0, 1, 0, b"hello"), length);
+        let frame = r::seal_record(&unhex_array(&place.key), 0, &place.aad(), &plaintext);
+        place.opener().open(&frame).is_ok()
+    };
+    assert!(opens(49_152), "the control");
+    assert!(!opens(49_153));
+}

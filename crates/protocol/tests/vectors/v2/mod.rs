@@ -171,6 +171,11 @@ fn no_bad_record_opens() {
 }
 
 #[test]
+fn no_record_longer_than_the_most_opens() {
+    bad_records::run_longest();
+}
+
+#[test]
 fn no_bad_delegation_holds() {
     let file: cases::Rejected = read("v2/rejected.json");
     all_differ(file.delegations.iter().map(|case| case.why.as_str()));
