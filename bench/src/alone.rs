@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use fabstir_client::{
-    Direction, Event, Request,
+    Direction, Event, Frame, Request,
     v1::{Client, Config},
 };
 use fabstir_protocol::{
@@ -177,7 +177,9 @@ async fn added_by_encryption(server: &Server) -> anyhow::Result<(Vec<f64>, Vec<f
     let mut config = Config::new(url, *key);
     let counter = Arc::clone(&received);
     config.capture = Some(Box::new(move |direction, frame| {
-        if direction == Direction::Received && frame.contains("\"encrypted_chunk\"") {
+        if let (Direction::Received, Frame::Text(frame)) = (direction, frame)
+            && frame.contains("\"encrypted_chunk\"")
+        {
             counter.fetch_add(u64::try_from(frame.len()).unwrap_or(0), Ordering::Relaxed);
         }
     }));
@@ -202,6 +204,7 @@ async fn added_by_encryption(server: &Server) -> anyhow::Result<(Vec<f64>, Vec<f
         while let Some(event) = answer.next().await? {
             match event {
                 Event::Text(_) => drop(first.get_or_insert_with(|| start.elapsed())),
+                Event::Object(_) => {}
                 Event::End(end) => {
                     tokens = tokens.saturating_add(end.usage.map_or(0, |usage| usage.completion_tokens));
                 }

@@ -243,6 +243,7 @@ async fn ask_node(client: &mut Client, messages: &[Message], max_tokens: u32) ->
                 heard.pieces.push(Instant::now());
                 heard.text.push_str(words.as_str());
             }
+            Event::Object(_) => {}
             Event::End(end) => heard.tokens = end.usage.map_or(0, |usage| usage.completion_tokens),
         }
     }

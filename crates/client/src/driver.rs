@@ -299,6 +299,7 @@ impl LostSession {
         let limit = self.config.connect_timeout;
         let shape = self.config.shape;
         let opened = if let Some(ticket) = self.ticket.take() {
+            self.answers.set_welcomed();
             timeout(limit, line.resume(ticket, &Resume { received, shape })).await
         } else {
             // The ticket is spent, and what it was spent for did not come: only the key can speak for the session.

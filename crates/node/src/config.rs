@@ -91,8 +91,8 @@ pub struct Args {
     /// Challenges that are signed: on (with context), legacy (any, a signing oracle: see docs/api.md), off
     #[arg(long, value_enum, default_value = "on")]
     challenge: ChallengeMode,
-    /// Chain that acks name where the client names none
-    #[arg(long)]
+    /// Chain of the node's identity, and the one that acks name where the client names none; 0 if not set
+    #[arg(long, value_parser = clap::value_parser!(u64).range(..=9_007_199_254_740_991))]
     chain_id: Option<u64>,
     /// Origins whose pages may connect, beside the node's own; comma-separated
     #[arg(long, value_delimiter = ',', value_name = "ORIGINS")]

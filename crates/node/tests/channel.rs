@@ -69,12 +69,13 @@ async fn a_real_model_answers_over_a_channel() {
     let node = TestNode::start(llama(2)).await;
     let config = config(&node, delegate(&node, &wallet(), 3600));
     let turn = |role, words: &str| fabstir_client::Turn { role, content: words.to_owned() };
-    let question = [turn("system", "You are a helpful assistant."), turn("user", "What is the capital of France?")];
+    let question =
+        [turn("system", "You are a helpful assistant."), turn("user", "What is the capital of France?")];
     let request =
         Request { temperature: Some(0.0), max_tokens: Some(24), ..Request::messages(question.into()) };
     let (session, answer) = Session::connect_asking(config, &request).await.unwrap();
     let (words, end) = whole(answer).await.unwrap();
-    assert!(words.contains("Paris"), "{words}");
+    assert!(words.contains("Paris"), "{words} {end:?}");
     let usage = end.usage.unwrap();
     assert!(usage.completion_tokens > 0 && usage.prompt_tokens > 0);
     assert_eq!(usage.model_sha256.as_deref(), Some(session.models()[0].sha256.as_str()));

@@ -57,6 +57,9 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, InvalidAddress> {
         let digits = text.strip_prefix("0x").unwrap_or(text);
         let mut bytes = [0; Self::LEN];
+        if digits.len() != 40 {
+            return Err(InvalidAddress);
+        }
         const_hex::decode_to_slice(digits, &mut bytes).map_err(|_| InvalidAddress)?;
         let address = Self(bytes);
         let mixed =

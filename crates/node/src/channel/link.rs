@@ -300,8 +300,9 @@ impl Link {
         let Some((opened, session)) = redeemed else {
             return Err(LinkError::Clear(Code::ResumptionRefused, None));
         };
-        let shape = node.shape(opened.resume.shape);
-        let known = session.resume(&opened.resume.received);
+        let resume = opened.resume.clone().ok_or(HandshakeError)?;
+        let shape = node.shape(resume.shape);
+        let known = session.resume(&resume.received);
         let epoch = session.attach(gone.clone(), shape);
         let welcome = welcome(node, shape, true, Some(known));
         let responded = node.on_pool(move || opened.respond(&welcome, &mut node::rng())).await;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     certificate::{CertificateError, SignedChannelKey, SignedRotation, hex_address, hex_key},
     frame::Hint,
+    json::{AnObject, MOST, object, object_or_none},
 };
 use crate::{ethereum::Address, identity::PublicKey};
 
@@ -21,7 +22,7 @@ pub struct Advertisement {
     /// The versions that this connection may speak.
     pub e2ee: Vec<String>,
     /// Who the node says it is; absent where it speaks no encryption.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "object_or_none", skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeIdentity>,
 }
 
@@ -38,9 +39,10 @@ pub struct NodeIdentity {
     #[serde(with = "hex_key")]
     pub channel_key: PublicKey,
     /// The identity's word for it.
+    #[serde(deserialize_with = "object")]
     pub certificate: SignedChannelKey,
     /// The move from an older identity.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "object_or_none", skip_serializing_if = "Option::is_none")]
     pub rotation: Option<SignedRotation>,
 }
 
@@ -93,7 +95,7 @@ impl Advertisement {
             r#type: String,
             e2ee: Option<serde::de::IgnoredAny>,
         }
-        let greeting: Greeting = serde_json::from_str(text).map_err(|_| MALFORMED)?;
+        let AnObject(greeting): AnObject<Greeting> = serde_json::from_str(text).map_err(|_| MALFORMED)?;
         if greeting.r#type != "connected" {
             return Err(MALFORMED);
         }
@@ -112,6 +114,9 @@ impl Advertisement {
     pub fn verify(&self, pinned: Address, now: u64) -> Result<VerifiedNode, AdvertisementError> {
         let offered = self.e2ee.iter().any(|version| version == VERSION);
         let node = self.node.as_ref().filter(|_| offered).ok_or(AdvertisementError::NoVersion2)?;
+        if node.chain_id > MOST {
+            return Err(AdvertisementError::Malformed);
+        }
         if node.address != pinned {
             return Err(AdvertisementError::OtherIdentity(node.address));
         }

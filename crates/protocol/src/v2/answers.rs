@@ -45,12 +45,15 @@ struct Progress {
     next: u32,
     /// The beginning of an event that goes on.
     event: Zeroizing<Vec<u8>>,
+    in_event: bool,
 }
 
 /// The answers of one session.
 #[derive(Debug, Default)]
 pub struct Answers {
     control: u32,
+    /// Whether the node has said its first word on this channel: nothing else counts before it.
+    welcomed: bool,
     open: BTreeMap<u32, Progress>,
     lately: VecDeque<Received>,
     /// Records since the node was last told.
@@ -73,12 +76,18 @@ impl Answers {
     /// The same session on a new channel: what belongs to the connection is numbered anew.
     pub fn reconnect(&mut self) {
         self.control = 0;
+        self.welcomed = false;
+    }
+
+    /// The welcome came another way: in the second message of a resumption.
+    pub fn set_welcomed(&mut self) {
+        self.welcomed = true;
     }
 
     /// Another session on the same connection's channel: a claim that was not honoured.
     #[must_use]
     pub fn anew(&self) -> Self {
-        Self { control: self.control, ..Self::default() }
+        Self { control: self.control, welcomed: self.welcomed, ..Self::default() }
     }
 
     /// The open requests that are not among those that the node knows: they are to be sent again.
@@ -114,12 +123,15 @@ impl Answers {
         if record.request == 0 {
             return self.control(&record);
         }
+        if !self.welcomed {
+            return Err(OpenError);
+        }
         let Record { kind, flags, request, index, body } = record;
         let progress = self.open.get_mut(&request).filter(|one| one.next == index).ok_or(OpenError)?;
         progress.next = index.checked_add(1).ok_or(OpenError)?;
         self.unsaid = self.unsaid.saturating_add(1);
         // An event that goes on is followed by its next part and nothing else.
-        if !progress.event.is_empty() && kind == RecordType::Text {
+        if progress.in_event && kind == RecordType::Text {
             return Err(OpenError);
         }
         let led = match kind {
@@ -132,6 +144,7 @@ impl Answers {
                     return Err(OpenError);
                 }
                 append(&mut progress.event, &body);
+                progress.in_event = flags.more;
                 if flags.more {
                     return Ok(FromNode::Nothing);
                 }
@@ -171,13 +184,14 @@ impl Answers {
         if record.index != self.control {
             return Err(OpenError);
         }
-        // The welcome comes first, and once.
-        let first = self.control == 0;
+        let due = !std::mem::replace(&mut self.welcomed, true);
         self.control = self.control.checked_add(1).ok_or(OpenError)?;
         let body = &record.body;
         match record.kind {
-            RecordType::Welcome if first => body::decode(body).map(FromNode::Welcome).map_err(|_| OpenError),
-            RecordType::Goodbye => body::decode(body).map(FromNode::Goodbye).map_err(|_| OpenError),
+            // The welcome comes first, and once.
+            RecordType::Welcome if due => body::decode(body).map(FromNode::Welcome).map_err(|_| OpenError),
+            // Without a welcome there is one thing to say: why there is none.
+            RecordType::Goodbye if !due => body::decode(body).map(FromNode::Goodbye).map_err(|_| OpenError),
             RecordType::Error => {
                 let fault = body::decode(body).map_err(|_| OpenError)?;
                 Ok(FromNode::Fault(fault, record.flags.last))
@@ -187,7 +201,8 @@ impl Answers {
             | RecordType::Text
             | RecordType::Event
             | RecordType::Cancel
-            | RecordType::Ack => Err(OpenError),
+            | RecordType::Ack
+            | RecordType::Goodbye => Err(OpenError),
         }
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{
+    json::{AnObject, object, object_or_none, read_hex},
     noise::HandshakeError,
     record::{Shape, Sid},
 };
@@ -23,7 +24,7 @@ pub struct Hello {
     #[serde(default)]
     pub ticket: bool,
     /// A session whose ticket was lost with an unfinished resumption.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "object_or_none", skip_serializing_if = "Option::is_none")]
     pub claim: Option<Claim>,
 }
 
@@ -61,6 +62,7 @@ pub struct Welcome {
     /// Whether the ticket that both sides can derive is kept.
     pub ticket: bool,
     /// The bounds.
+    #[serde(deserialize_with = "object")]
     pub limits: Limits,
     /// What may be asked of.
     pub models: Vec<ModelEntry>,
@@ -170,7 +172,7 @@ pub fn encode(value: &impl Serialize) -> Zeroizing<Vec<u8>> {
 /// # Errors
 /// [`HandshakeError`], which shows nothing of it.
 pub fn decode<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, HandshakeError> {
-    serde_json::from_slice(json).map_err(|_| HandshakeError)
+    serde_json::from_slice(json).map(|AnObject(value)| value).map_err(|_| HandshakeError)
 }
 
 pub(super) mod hex_sid {
@@ -178,7 +180,7 @@ pub(super) mod hex_sid {
 
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
-    use super::Sid;
+    use super::{Sid, read_hex};
 
     pub(in crate::v2) fn serialize<S: Serializer>(sid: &Sid, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(&sid.to_string())
@@ -186,10 +188,8 @@ pub(super) mod hex_sid {
 
     pub(in crate::v2) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Sid, D::Error> {
         let text = Cow::<str>::deserialize(from)?;
-        let mut bytes = [0; Sid::LEN];
-        const_hex::decode_to_slice(text.as_bytes(), &mut bytes)
-            .map_err(|_| D::Error::custom("16 bytes in hex were expected"))?;
-        Ok(Sid(bytes))
+        let bytes = read_hex::<{ Sid::LEN }>(&text, "");
+        bytes.map(Sid).ok_or_else(|| D::Error::custom("16 bytes in lower-case hex were expected"))
     }
 }
 

@@ -4,7 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::eip712::{self, Field, NODE_CHANNEL_KEY, NODE_KEY_ROTATION, SESSION_DELEGATION};
+use super::{
+    eip712::{self, Field, NODE_CHANNEL_KEY, NODE_KEY_ROTATION, SESSION_DELEGATION},
+    json::{MOST, read_hex},
+};
 use crate::{
     ethereum::Address,
     identity::{InvalidSignature, PrivateKey, PublicKey, Signature, V},
@@ -53,7 +56,7 @@ impl From<InvalidSignature> for CertificateError {
 fn check_time(not_before: u64, not_after: u64, now: u64) -> Result<(), CertificateError> {
     let begun = now.saturating_add(SKEW) >= not_before;
     let ended = now > not_after.saturating_add(SKEW);
-    if begun && !ended { Ok(()) } else { Err(CertificateError::Time) }
+    if begun && !ended && not_before <= not_after { Ok(()) } else { Err(CertificateError::Time) }
 }
 
 fn signed_by(signature: &Signature, digest: &[u8; 32], signer: Address) -> Result<(), CertificateError> {
@@ -133,6 +136,9 @@ impl SignedChannelKey {
         chain_id: u64,
         now: u64,
     ) -> Result<NodeChannelKey, CertificateError> {
+        if self.not_before > MOST || self.not_after > MOST {
+            return Err(CertificateError::Malformed);
+        }
         let key = NodeChannelKey {
             public_key: self.public_key,
             not_before: self.not_before,
@@ -359,6 +365,9 @@ impl SignedRotation {
     /// # Errors
     /// [`CertificateError`].
     pub fn verify(&self, pinned: Address, chain_id: u64, now: u64) -> Result<Address, CertificateError> {
+        if self.not_before > MOST {
+            return Err(CertificateError::Malformed);
+        }
         if self.from != pinned {
             return Err(CertificateError::OtherKey);
         }
@@ -367,14 +376,6 @@ impl SignedRotation {
         check_time(self.not_before, u64::MAX, now)?;
         Ok(self.to)
     }
-}
-
-/// Hex with `0x` or without, in lower case: a value has one way to be written.
-fn read_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let digits = text.strip_prefix("0x").unwrap_or(text);
-    let lower = digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let mut bytes = [0; N];
-    (lower && const_hex::decode_to_slice(digits, &mut bytes).is_ok()).then_some(bytes)
 }
 
 struct Shown(&'static str);
@@ -386,7 +387,7 @@ impl fmt::Display for Shown {
 }
 
 macro_rules! hex_field {
-    ($module:ident, $type:ty, $what:literal, $length:expr, |$value:ident| $write:expr, |$bytes:ident| $read:expr) => {
+    ($module:ident, $type:ty, $what:literal, $prefix:literal, $length:expr, |$value:ident| $write:expr, |$bytes:ident| $read:expr) => {
         pub(super) mod $module {
             use std::borrow::Cow;
 
@@ -401,7 +402,7 @@ macro_rules! hex_field {
 
             pub(in crate::v2) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<$type, D::Error> {
                 let text = Cow::<str>::deserialize(from)?;
-                let read = read_hex::<{ $length }>(&text).and_then(|$bytes| $read);
+                let read = read_hex::<{ $length }>(&text, $prefix).and_then(|$bytes| $read);
                 read.ok_or_else(|| D::Error::custom(Shown($what)))
             }
         }
@@ -412,17 +413,19 @@ hex_field!(
     hex_key,
     PublicKey,
     "a public key",
+    "",
     PublicKey::LEN,
     |key| const_hex::encode(key.to_bytes()),
     |bytes| PublicKey::try_from(bytes.as_slice()).ok()
 );
-hex_field!(hex_address, Address, "an address", Address::LEN, |address| address.to_string(), |bytes| Some(
-    Address::from(bytes)
-));
+hex_field!(hex_address, Address, "an address", "0x", Address::LEN, |address| address.to_string(), |bytes| {
+    Some(Address::from(bytes))
+});
 hex_field!(
     hex_signature,
     Signature,
     "a signature",
+    "",
     Signature::LEN,
     |signature| const_hex::encode(signature.to_bytes()),
     |bytes| Signature::try_from(bytes.as_slice()).ok().filter(|signature| signature.v() == V::Ethereum)

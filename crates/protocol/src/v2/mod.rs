@@ -16,6 +16,7 @@ mod certificate;
 mod eip712;
 mod frame;
 mod handshake;
+mod json;
 mod kem;
 mod noise;
 mod record;

@@ -78,8 +78,9 @@ impl Direction {
 pub enum Shape {
     /// Not at all: lengths and times are those of the tokens.
     Off,
-    /// Lengths are rounded up to a few, and tokens put together on a tick.
+    /// Lengths are rounded up to a few, and tokens put together on a tick. What is unknown here becomes this.
     #[default]
+    #[serde(other)]
     Bucket,
 }
 

@@ -104,16 +104,15 @@ impl<'a> R1<'a> {
         let mut state = HandshakeState::new(&NN_PSK0, Role::Responder, &prologue(self.ticket), None, None)?;
         state.set_psk(Secret::of(&ticket.psk));
         let payload = state.read(self.message)?;
-        let [resume] = body::unpad(&payload)?;
-        let resume = body::decode(resume)?;
+        let resume = body::unpad(&payload).and_then(|[resume]| body::decode(resume)).ok();
         Ok(OpenedR1 { resume, state })
     }
 }
 
 /// An r1 that opened.
 pub struct OpenedR1 {
-    /// What the client says.
-    pub resume: Resume,
+    /// What the client says; `None` where it is malformed, which spends the ticket all the same.
+    pub resume: Option<Resume>,
     state: HandshakeState<Secp256k1X>,
 }
 

@@ -297,9 +297,16 @@ fn an_answer_is_whole_only_with_its_end() {
 fn records_of_an_answer_come_in_their_order_and_as_what_they_are() {
     let fresh = || {
         let mut answers = Answers::default();
+        answers.set_welcomed();
         answers.expect(1);
         answers
     };
+    let mut early = Answers::default();
+    early.expect(1);
+    assert!(early.take(answer(RecordType::Text, Flags::NONE, 0, b"hi")).is_err(), "before the welcome");
+    let mut empty = fresh();
+    empty.take(answer(RecordType::Event, Flags::MORE, 0, b"")).unwrap();
+    assert!(empty.take(answer(RecordType::Text, Flags::NONE, 1, b"hi")).is_err(), "words in an event");
     assert!(fresh().take(answer(RecordType::Text, Flags::NONE, 1, b"hi")).is_err(), "a gap");
     assert!(fresh().take(answer(RecordType::Text, Flags::NONE, 0, b"\xff")).is_err(), "not UTF-8");
     assert!(
@@ -313,6 +320,7 @@ fn records_of_an_answer_come_in_their_order_and_as_what_they_are() {
     answers.take(answer(RecordType::Event, Flags::MORE, 0, b"{")).unwrap();
     assert!(answers.take(answer(RecordType::Text, Flags::NONE, 1, b"hi")).is_err(), "words in an event");
     let mut other = Answers::default();
+    other.set_welcomed();
     assert!(other.take(answer(RecordType::Text, Flags::NONE, 0, b"hi")).is_err(), "nothing was asked");
     let mut late = fresh();
     late.take(control(RecordType::Error, 0, &serde_json::json!({"code": "X", "message": ""}))).unwrap();
@@ -322,12 +330,14 @@ fn records_of_an_answer_come_in_their_order_and_as_what_they_are() {
 #[test]
 fn after_a_resumption_a_client_sends_again_what_the_node_does_not_know() {
     let mut answers = Answers::default();
+    answers.set_welcomed();
     answers.expect(1);
     answers.expect(2);
     answers.take(answer(RecordType::Text, Flags::NONE, 0, b"hi")).unwrap();
     assert_eq!(answers.received(), [Received(1, 0)]);
     answers.reconnect();
     assert_eq!(answers.unknown_to(&[1]), [2]);
+    answers.set_welcomed();
     assert!(matches!(
         answers.take(answer(RecordType::Text, Flags::NONE, 1, b"go on")),
         Ok(FromNode::Text(1, _))

@@ -171,9 +171,6 @@ fn accepted() -> Vec<ShownCase> {
         frame.replacen("\"address\"", "\"rotation\":null,\"address\"", 1),
     );
     add("white space", &node, NOW, frame.replace(",\"", " ,\n\t\"").replace("\":", "\" : "));
-    add("the address without 0x", &node, NOW, frame.replacen("\"0x", "\"", 1));
-    let key = key(&node.channel).public_key().to_string();
-    add("keys with 0x", &node, NOW, frame.replace(&key, &format!("0x{key}")));
     cases
 }
 
@@ -191,6 +188,12 @@ fn rejected() -> Vec<RefusedCase> {
     };
     let node = Node::new();
     let frame = node.frame();
+    let key = key(&node.channel).public_key().to_string();
+    add("the address without 0x", "malformed", NOW, frame.replacen("\"0x", "\"", 1));
+    add("keys with 0x", "malformed", NOW, frame.replace(&key, &format!("0x{key}")));
+    add("a chain that JavaScript rounds", "malformed", NOW, Node::new().chain(1 << 53).frame());
+    let backwards = Node::new().certified(|one| (one.not_before, one.not_after) = (NOW + 100, NOW - 100));
+    add("an end before its beginning", "certificate_time", NOW, backwards.frame());
     for (name, frame) in texts(&node, &frame) {
         add(name, "malformed", NOW, frame);
     }
