@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 RUN = . scripts/env.sh &&
 
-.PHONY: help demo run test bootstrap fetch-model model build check fmt defences vectors bench test-upstream test-ray
+.PHONY: help demo run test bootstrap fetch-model model build check fmt defences vectors fuzz audit bench test-upstream test-ray
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -40,6 +40,12 @@ defences: bootstrap ## take each defence out in a copy and see its test fail
 
 vectors: ## write vectors/ anew; a difference is a change of the protocol
 	UPDATE_VECTORS=1 cargo test -p fabstir-protocol --test vectors
+
+fuzz: bootstrap ## each fuzz target for FUZZ_SECONDS (60); running totals in fuzz/totals.json
+	@$(RUN) scripts/fuzz.sh
+
+audit: bootstrap ## a folder of evidence to read and repeat: target/audit
+	@scripts/audit.sh
 
 bench: bootstrap ## what the protocol costs, and the node beside llama-server (FRESH=1 begins anew)
 	@$(RUN) scripts/bench.sh

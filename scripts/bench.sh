@@ -16,6 +16,7 @@ peer=$(scripts/peer.sh)
 cargo build --release --locked -p fabstir-llm-node -p fabstir-bench
 if [ -z "${STREAMS_ONLY:-}" ]; then
     cargo bench --locked -p fabstir-protocol --bench v1
+    cargo bench --locked -p fabstir-protocol --bench v2
     cargo bench --locked -p fabstir-engine --bench recovery
     # What the kernels can do at most: the same numbers of sequences, in step, without a server.
     "${peer%/*}/llama-batched-bench" -m "$(scripts/fetch-model.sh)" -c 8192 -b 2048 -ub 512 -npp 60 -ntg 96 \

@@ -152,6 +152,9 @@ impl Connection {
                 self.refuse(&Echo::default(), told).await;
                 CloseReason::Handshake
             }
+            LinkError::NoFrame => {
+                return self.refuse(&Echo::default(), Code::MalformedFrame.into()).await;
+            }
             LinkError::Broken => {
                 metrics::message(Some(Code::DecryptionFailed));
                 tracing::info!(event = "decryption", peer = %self.peer, "Decryption failed: a record did not open");

@@ -1,6 +1,7 @@
-//! The page about operating names every setting as `--help` does. UPDATE_DOCS=1 writes it anew.
+//! Pages against the code: the one about operating names every setting as `--help` does (UPDATE_DOCS=1 writes it anew), and
+//! the one about security names tests that exist.
 
-#![allow(clippy::unwrap_used, reason = "a test is meant to panic")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test is meant to panic")]
 
 use clap::CommandFactory as _;
 use fabstir_llm_node::config::Args;
@@ -38,4 +39,68 @@ fn every_setting_is_on_the_page_as_help_has_it() {
         return std::fs::write(path, page).unwrap();
     }
     assert_eq!(written, expected, "run with UPDATE_DOCS=1");
+}
+
+/// Every source below `folder`.
+fn sources(folder: &std::path::Path, all: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            if path.file_name().is_none_or(|name| name != "node_modules" && name != "target") {
+                sources(&path, all);
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            all.push_str(&std::fs::read_to_string(&path).unwrap());
+            all.push_str(&format!("\n// {}\n", path.display()));
+        }
+    }
+}
+
+/// Of each row of the tables of threats and promises, what stands behind its defence is there: a test by that name, a test
+/// file, a model, a set of vectors.
+#[test]
+fn every_row_of_security_names_tests_that_exist() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let page = std::fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let mut code = String::new();
+    sources(&root.join("crates"), &mut code);
+    let (mut rows, mut named) = (0, 0);
+    let mut columns: Option<Vec<usize>> = None;
+    for line in page.lines() {
+        if !line.starts_with('|') {
+            columns = None;
+            continue;
+        }
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let Some(shown) = &columns else {
+            let head = |(at, cell): (usize, &&str)| {
+                (*cell == "shown by" || cell.starts_with("version ")).then_some(at)
+            };
+            columns = Some(cells.iter().enumerate().filter_map(head).collect());
+            continue;
+        };
+        if line.starts_with("|---") || shown.is_empty() {
+            continue;
+        }
+        rows += 1;
+        let mut evidence = 0;
+        for cell in shown.iter().filter_map(|at| cells.get(*at)) {
+            for name in cell.split('`').skip(1).step_by(2) {
+                let name = name.split(' ').next().unwrap();
+                let test = code.contains(&format!("fn {name}("));
+                let file = code.contains(&format!("/{name}\n")) || root.join(name).exists();
+                assert!(test || file, "SECURITY.md names {name}, and there is no such thing");
+                evidence += 1;
+            }
+            for word in cell.split([' ', ';', ',']) {
+                if word.starts_with("docs/") || word.starts_with("vectors/") {
+                    assert!(root.join(word).exists(), "{word}");
+                    evidence += 1;
+                }
+            }
+        }
+        assert!(evidence > 0, "a row of SECURITY.md names no test: {line}");
+        named += evidence;
+    }
+    assert!(rows > 40 && named > rows, "{rows} rows, {named} names");
 }

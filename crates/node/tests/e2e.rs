@@ -240,9 +240,9 @@ async fn a_request_that_cannot_be_served_is_refused_by_name() {
 
 #[tokio::test]
 async fn frames_that_break_websocket_close_with_its_codes() {
-    let node = TestNode::with(echo(), &["--max-frame-bytes", "10000"], |_| {}).await;
+    let node = TestNode::with(echo(), &["--max-frame-bytes", "50000"], |_| {}).await;
     let mut large = node.connect().await;
-    large.send("x".repeat(10_001)).await;
+    large.send("x".repeat(50_001)).await;
     assert_eq!(large.close_code().await, Some(1009));
     // A text frame that is not UTF-8, masked by hand with a key of zeros.
     use tokio::io::AsyncWriteExt as _;

@@ -42,6 +42,8 @@ enum Stage {
 pub(crate) enum LinkError {
     /// To be told in a text frame: nothing is sealed yet.
     Clear(Code, Option<std::time::Duration>),
+    /// Not of version 2, and nothing of version 2 has begun: the connection goes on.
+    NoFrame,
     /// Something did not open, or was out of place: the keys are wiped.
     Broken,
     /// The client was told in a sealed record, or said goodbye itself.
@@ -104,8 +106,12 @@ impl Link {
         out: &mpsc::Sender<Outgoing>,
         gone: &CancellationToken,
     ) -> Result<(), LinkError> {
+        let split = Kind::split(frame);
+        if split.is_err() && !self.has_begun() {
+            return Err(LinkError::NoFrame);
+        }
         let stage = std::mem::replace(&mut self.stage, Stage::Over);
-        let kind = Kind::split(frame).map_err(|_| HandshakeError)?.0;
+        let kind = split.map_err(|_| HandshakeError)?.0;
         self.stage = match (stage, kind) {
             (Stage::Fresh, Kind::M1) => self.greet(node, frame, out, gone).await?,
             (Stage::Fresh, Kind::R1) => self.resume(node, frame, out, gone).await?,
