@@ -138,7 +138,12 @@ impl Prepared {
         };
         tokio::select! {
             client = opening => match client {
-                Ok(client) => Ok(Some(client)),
+                Ok(client) => {
+                    if let Client::V2(session) = &client {
+                        self.node.remember_least(session.least())?;
+                    }
+                    Ok(Some(client))
+                }
                 Err(error) => Err(self.node.explain(error).await),
             },
             _ = tokio::signal::ctrl_c() => Ok(None),

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use fabstir_client::Least;
 use fabstir_protocol::{
     ethereum::Address,
     identity::{PublicKey, Signature},
@@ -69,6 +70,7 @@ impl fmt::Display for Pin {
 /// What a node must be, and where that is written.
 pub(crate) struct Pinned {
     pub(crate) pin: Pin,
+    file: PathBuf,
     url: Url,
     place: Place,
     /// The line of known_nodes, where the key is from there.
@@ -81,6 +83,7 @@ pub(crate) async fn node_key(connection: &Connection) -> Result<Pinned, Failure>
     let url = connection.node.clone();
     let file = connection.known_nodes.clone().map_or_else(|| keys::config_file("known_nodes"), Ok)?;
     let known = KnownNodes::read(&file)?;
+    let remembered = file.clone();
     let (pin, line) = match (connection.node_key, known.find(&place)?) {
         (Some(given), Some((known, line))) if given.is_not(&known) => {
             return Err(changed(&place, ("given", &given), &known, line, &file));
@@ -89,10 +92,32 @@ pub(crate) async fn node_key(connection: &Connection) -> Result<Pinned, Failure>
         (None, Some((known, line))) => (known, Some((line, file))),
         (None, None) => (introduce(connection, &place, &file).await?, None),
     };
-    Ok(Pinned { pin, url, place, line })
+    known.refuse_too_old(&place, connection.protocol)?;
+    Ok(Pinned { pin, file: remembered, url, place, line })
 }
 
 impl Pinned {
+    /// Remembers that the node speaks nothing older, so that nobody can offer it in its name while that holds.
+    pub(crate) fn remember_least(&self, least: Least) -> Result<(), Failure> {
+        if least.version < 2 {
+            return Ok(());
+        }
+        let note = format!("# {} {} {}\n", least_word(&self.place), least.version, least.until);
+        let text = match fs::read_to_string(&self.file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(Failure::file(&self.file, error)),
+        };
+        if text.lines().any(|line| line == note.trim_end()) {
+            return Ok(());
+        }
+        let prefix = format!("# {} ", least_word(&self.place));
+        let mut kept: String =
+            text.lines().filter(|line| !line.starts_with(&prefix)).flat_map(|line| [line, "\n"]).collect();
+        kept.push_str(&note);
+        keys::replace(&self.file, kept.as_bytes())
+    }
+
     /// Why no session was opened. A node that cannot open what was sealed for a key that is known from before may
     /// have another one now: it is asked, and if so that is said as loudly as can be.
     pub(crate) async fn explain(&self, error: fabstir_client::Error) -> Failure {
@@ -113,6 +138,11 @@ impl Pinned {
         }
         error.into()
     }
+}
+
+/// How a note on the oldest version of a node begins: a comment, for who edits the file.
+fn least_word(place: &Place) -> String {
+    format!("least {place}")
 }
 
 fn changed(place: &Place, (source, other): (&str, &Pin), known: &Pin, line: usize, file: &Path) -> Failure {
@@ -159,6 +189,24 @@ impl KnownNodes {
             Err(error) => return Err(Failure::file(file, error)),
         };
         Ok(Self { file: file.to_owned(), text })
+    }
+
+    /// Refuses a version that the node has certified not to speak any more, whoever offers it now.
+    fn refuse_too_old(&self, place: &Place, version: u8) -> Result<(), Failure> {
+        let prefix = format!("# {} ", least_word(place));
+        for line in self.text.lines().filter_map(|line| line.strip_prefix(&prefix)) {
+            let mut numbers = line.split(' ').map(str::parse::<u64>);
+            if let (Some(Ok(least)), Some(Ok(until))) = (numbers.next(), numbers.next())
+                && u64::from(version) < least
+                && crate::delegate::unix_now() <= until
+            {
+                let what = format!(
+                    "{place} has certified that it speaks version {least} or newer; leave --protocol out"
+                );
+                return Err(Failure::new(Exit::Identity, what));
+            }
+        }
+        Ok(())
     }
 
     /// The key of `place`, and the number of its line.
@@ -344,6 +392,26 @@ mod tests {
         assert_eq!(Proof { public_key, ..proof(&key, &[7; 32]) }.verify(&[7; 32]), None);
         let address = other.address().to_string();
         assert_eq!(Proof { address, ..proof(&key, &[7; 32]) }.verify(&[7; 32]), None);
+    }
+
+    #[test]
+    fn a_version_that_a_node_has_given_up_is_refused_until_its_certificate_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("known_nodes");
+        fs::write(&file, "example.org:80 # mine").unwrap();
+        let url: Url = "ws://example.org/v1/ws".parse().unwrap();
+        let place = Place::of(&url).unwrap();
+        let pin = Pin::Address(Address::from([7; 20]));
+        let pinned = Pinned { pin, file: file.clone(), url, place, line: None };
+        let refused =
+            |version| KnownNodes::read(&file).unwrap().refuse_too_old(&pinned.place, version).is_err();
+        let now = crate::delegate::unix_now();
+        assert!(!refused(1));
+        pinned.remember_least(Least { version: 2, until: now + 100 }).unwrap();
+        assert!(refused(1) && !refused(2));
+        pinned.remember_least(Least { version: 2, until: now - 100 }).unwrap();
+        assert!(!refused(1), "the certificate has ended");
+        assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 2, "one note a node");
     }
 
     #[test]

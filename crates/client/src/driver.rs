@@ -19,6 +19,7 @@ use crate::{
     Config, End, Error, Event,
     answer::Capture,
     dial::{Heard, Line, Opened, reach, refused},
+    session::Least,
 };
 
 /// How long is waited before a connection is tried for the second time; each time after that twice as long.
@@ -82,7 +83,7 @@ impl Driver {
     pub(crate) async fn open(
         mut config: Config,
         first: Option<(Zeroizing<Vec<u8>>, Events)>,
-    ) -> Result<(Self, Welcome), Error> {
+    ) -> Result<(Self, Welcome, Least), Error> {
         let capture = config.capture.take();
         let (mut line, node) = reach(&config, capture).await.map_err(|(error, _)| error)?;
         let mut answers = Answers::default();
@@ -104,7 +105,8 @@ impl Driver {
         if let Some((body, events)) = first {
             asked.insert(1, Asked { body, events });
         }
-        Ok((Self { config, live, session, ticket, answers, asked, last_number }, welcome))
+        let least = Least { version: node.min_version, until: node.not_after };
+        Ok((Self { config, live, session, ticket, answers, asked, last_number }, welcome, least))
     }
 
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {

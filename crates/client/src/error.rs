@@ -24,6 +24,13 @@ pub enum Error {
     /// The node is not the one that was pinned, or does not prove to be. Never a reason to speak an older version.
     #[error(transparent)]
     Identity(#[from] fabstir_protocol::v2::AdvertisementError),
+    /// The node certifies that it speaks nothing as old as what was asked for: somebody offers it in its name, or a user asks
+    /// for what is gone.
+    #[error("the node speaks version {least} of the protocol or newer, by its own certificate")]
+    TooOld {
+        /// What it speaks.
+        least: u16,
+    },
     /// The handshake did not complete: someone changed it on the way, or the node's keys have just changed.
     #[error("the handshake with the node did not complete")]
     Handshake,
@@ -60,6 +67,7 @@ impl Error {
             }
             Self::Address(_)
             | Self::Identity(_)
+            | Self::TooOld { .. }
             | Self::TooLarge
             | Self::DidNotOpen
             | Self::Protocol
@@ -79,6 +87,7 @@ impl Error {
             Self::Address(_)
             | Self::Connect(_)
             | Self::Identity(_)
+            | Self::TooOld { .. }
             | Self::Handshake
             | Self::TooLarge
             | Self::Truncated

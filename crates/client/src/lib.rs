@@ -33,7 +33,7 @@ pub mod v1;
 pub use answer::{Capture, Direction, End, Event, Frame};
 pub use error::Error;
 pub use request::{Request, Turn};
-pub use session::{Answer, Config, Op, Session};
+pub use session::{Answer, Config, Least, Op, Session};
 
 use std::sync::Arc;
 

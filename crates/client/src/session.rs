@@ -98,6 +98,16 @@ impl Op {
 pub struct Session {
     commands: mpsc::Sender<Command>,
     welcome: Arc<Welcome>,
+    least: Least,
+}
+
+/// What the node certifies of the versions that it speaks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Least {
+    /// The oldest one. Below it a client must not go, whoever offers it.
+    pub version: u16,
+    /// Until then, in unix seconds.
+    pub until: u64,
 }
 
 impl Session {
@@ -106,8 +116,8 @@ impl Session {
     /// # Errors
     /// [`Error::Connect`], [`Error::Identity`], [`Error::Handshake`], [`Error::Refused`], [`Error::Silent`].
     pub async fn connect(config: Config) -> Result<Self, Error> {
-        let (driver, welcome) = Driver::open(config, None).await?;
-        Ok(Self::driven(driver, welcome))
+        let (driver, welcome, least) = Driver::open(config, None).await?;
+        Ok(Self::driven(driver, welcome, least))
     }
 
     /// The same with a first request, which goes out in the same flight as the handshake's last message.
@@ -117,16 +127,16 @@ impl Session {
     pub async fn connect_asking(config: Config, request: &Request) -> Result<(Self, Answer), Error> {
         let (events, receiver) = mpsc::channel(UNREAD);
         let body = body(Op::Chat, request.to_json().as_str());
-        let (driver, welcome) = Driver::open(config, Some((body, events))).await?;
-        let session = Self::driven(driver, welcome);
+        let (driver, welcome, least) = Driver::open(config, Some((body, events))).await?;
+        let session = Self::driven(driver, welcome, least);
         let answer = Answer { number: 1, commands: session.commands.clone(), events: receiver, done: false };
         Ok((session, answer))
     }
 
-    fn driven(driver: Driver, welcome: Welcome) -> Self {
+    fn driven(driver: Driver, welcome: Welcome, least: Least) -> Self {
         let (commands, receiver) = mpsc::channel(COMMANDS);
         tokio::spawn(driver.run(receiver));
-        Self { commands, welcome: Arc::new(welcome) }
+        Self { commands, welcome: Arc::new(welcome), least }
     }
 
     /// Sends a chat request. Answers come side by side.
@@ -158,6 +168,11 @@ impl Session {
     /// What the node said when the session was opened.
     pub fn welcome(&self) -> &Welcome {
         &self.welcome
+    }
+
+    /// The oldest version that the node speaks, by its certificate.
+    pub fn least(&self) -> Least {
+        self.least
     }
 
     /// Whether requests can still be made.

@@ -7,10 +7,12 @@ use std::{
 };
 
 use fabstir_protocol::{
+    ethereum::Address,
     id::{Nonce, SessionId},
     identity::{PrivateKey, PublicKey},
     seal::Words,
     v1::{AnswerOpener, ClientHello, ClientSession, Dialect, InitContext, Reply, SealedPayload},
+    v2::Advertisement,
 };
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::time::timeout;
@@ -67,6 +69,7 @@ impl fmt::Debug for Config {
 /// it was answering.
 pub struct Client {
     socket: Socket,
+    pinned: Address,
     /// `None` once a frame did not open.
     session: Option<ClientSession>,
     /// Of the sealed frames that came. Chunks are numbered anew in every answer, so that those of an earlier one
@@ -104,8 +107,10 @@ impl Client {
             claim: true,
         };
         let (frame, session) = hello.start(&mut rng()).map_err(|_| Error::Protocol)?;
+        let pinned = config.node_key.address();
         let mut client = Self {
             socket,
+            pinned,
             session: Some(session),
             nonces: HashSet::new(),
             abandoned: false,
@@ -125,7 +130,7 @@ impl Client {
                 Reply::Error { code, message, retry_after_ms, .. } => {
                     return Err(refused(code, message, retry_after_ms));
                 }
-                Reply::Connected | Reply::Pong | Reply::Unknown => {}
+                Reply::Pong | Reply::Unknown | Reply::Connected => {}
                 Reply::Ack { .. }
                 | Reply::Chunk { .. }
                 | Reply::Response { .. }
@@ -226,6 +231,7 @@ impl Client {
             match next {
                 Some(Ok(Message::Text(text))) => {
                     self.saw(Direction::Received, text.as_str());
+                    refuse_if_too_old(text.as_str(), self.pinned)?;
                     return Reply::decode(text.as_str()).map(Some).map_err(|_| Error::Protocol);
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
@@ -349,6 +355,15 @@ impl Answer<'_> {
                 Reply::Connected | Reply::Pong | Reply::Unknown => {}
             }
         }
+    }
+}
+
+/// A node's first frame may certify that the node no longer speaks this version. Nodes of before version 2 say nothing of it.
+fn refuse_if_too_old(text: &str, pinned: Address) -> Result<(), Error> {
+    let Ok(shown) = Advertisement::read(text) else { return Ok(()) };
+    match shown.verify(pinned, unix_now()) {
+        Ok(node) if node.min_version > 1 => Err(Error::TooOld { least: node.min_version }),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

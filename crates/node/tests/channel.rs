@@ -223,7 +223,12 @@ async fn a_node_of_version_2_alone_says_so_and_serves_no_other() {
     let mut peer = node.connect().await;
     let (init, _) = support::init(&node.key, &wallet(), "1", fabstir_protocol::v1::Dialect::Deployed, true);
     assert_eq!(peer.outcome(init).await, "PROTOCOL_TOO_OLD");
-    assert_eq!(say(&open(&node).await, "hi").await.0.trim(), "hi");
+    let session = open(&node).await;
+    assert_eq!((say(&session, "hi").await.0.trim(), session.least().version), ("hi", 2));
+    // Whoever asks our client for version 1 by name is told by the node's own certificate.
+    let old = fabstir_client::v1::Config::new(format!("ws://{}/v1/ws", node.address), node.key);
+    let refused = fabstir_client::v1::Client::connect(old, wallet()).await.unwrap_err();
+    assert!(matches!(refused, Error::TooOld { least: 2 }), "{refused:?}");
 }
 
 #[tokio::test]
