@@ -3,6 +3,7 @@
 //! broken off goes on where it stopped.
 
 mod alone;
+mod channel;
 mod load;
 mod report;
 mod server;
@@ -59,6 +60,8 @@ struct Args {
 struct Results {
     turns: Vec<Turn>,
     alone: Option<alone::Alone>,
+    #[serde(default)]
+    channels: Option<channel::Channels>,
 }
 
 /// What was measured of one server in one turn.
@@ -88,6 +91,11 @@ async fn main() -> anyhow::Result<()> {
     if done.alone.is_none() {
         bar.set_message("the node alone");
         done.alone = Some(alone::measure(&args.node, args.idle_sessions).await?);
+        keep(&args.results, &done)?;
+    }
+    if done.channels.is_none() {
+        bar.set_message("channels");
+        done.channels = Some(channel::measure(&args.node, &args.model).await?);
         keep(&args.results, &done)?;
     }
     for (alternation, who) in rounds {

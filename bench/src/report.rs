@@ -7,7 +7,7 @@ use plotters::prelude::{
     ChartBuilder, Circle, IntoDrawingArea as _, IntoLogRange as _, LineSeries, RGBColor, SVGBackend, WHITE,
 };
 
-use crate::{Results, Turn, alone::Alone, load::Load, server::Who};
+use crate::{Results, Turn, alone::Alone, channel::Channels, load::Load, server::Who};
 
 /// Between these lines of the page stands what this program writes.
 const BEGIN: &str = "<!-- make bench writes from here -->";
@@ -20,6 +20,9 @@ pub(crate) fn write(results: &Results, page: Option<&Path>) -> anyhow::Result<()
     let mut tables = tables(turns)?;
     if let Some(alone) = &results.alone {
         write_alone(&mut tables, alone)?;
+    }
+    if let Some(channels) = &results.channels {
+        write_channels(&mut tables, channels)?;
     }
     println!("{tables}");
     let Some(page) = page else { return Ok(()) };
@@ -86,6 +89,29 @@ fn write_alone(out: &mut String, alone: &Alone) -> std::fmt::Result {
     writeln!(out, "| bytes of frames to the client for each token | {:.0} |", alone.bytes_per_token)?;
     let (count, kib) = (alone.idle_sessions, alone.kib_per_session);
     writeln!(out, "| memory of an idle encrypted session, {count} of them open, KiB | {kib:.1} |")
+}
+
+fn write_channels(out: &mut String, channels: &Channels) -> std::fmt::Result {
+    let Channels { opening, resuming, off, bucket } = channels;
+    writeln!(out, "\n### channels of version 2\n\n| what | median | p99 |\n|---|---|---|")?;
+    let times = [
+        ("opening one: connection, handshake and welcome, both sides on one machine, ms", opening),
+        ("a lost connection replaced by ticket, to the first words of an answer, ms", resuming),
+    ];
+    for (what, took) in times {
+        writeln!(out, "| {what} | {:.2} | {:.2} |", median(took), percentile(took, 0.99))?;
+    }
+    writeln!(
+        out,
+        "\n| shape | tokens a second | bytes to the client for each token | records for each token |\n|---|---|---|---|"
+    )?;
+    for (shape, wire) in [("off", off), ("bucket", bucket)] {
+        let each =
+            |count: u64| f64::from(u32::try_from(count).unwrap_or(u32::MAX)) / f64::from(wire.tokens.max(1));
+        let (speed, bytes, records) = (wire.tokens_per_second, each(wire.bytes), each(wire.records));
+        writeln!(out, "| {shape} | {speed:.0} | {bytes:.0} | {records:.2} |")?;
+    }
+    Ok(())
 }
 
 fn row(out: &mut String, name: &str, node: &[f64], peer: &[f64]) -> std::fmt::Result {
