@@ -121,7 +121,9 @@ impl Link {
                     move || waiting.finish(&frame)
                 });
                 let greeted = finished.await.unwrap_or(Err(HandshakeError));
-                metrics::handshake(greeted.is_err().then_some(Code::HandshakeFailed));
+                if greeted.is_err() {
+                    metrics::handshake(Some(Code::HandshakeFailed));
+                }
                 self.greeted.cancel();
                 self.open(node, greeted?, out, gone).await?
             }
@@ -249,6 +251,7 @@ impl Link {
         if let Client::Wallet(address) = client {
             tracing::info!(event = "channel_open", "Client address recovered: {address}");
         }
+        metrics::handshake(None);
         let epoch = session.attach(gone.clone(), shape);
         session.welcome(&welcome(node, shape, hello.ticket, known));
         if hello.ticket {
