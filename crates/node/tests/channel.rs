@@ -133,6 +133,41 @@ async fn a_lost_connection_is_not_noticed_and_nothing_is_made_or_counted_twice()
     assert_eq!(node.node.channels.count(), (1, 1));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_losses_change_no_word_of_four_answers() {
+    let node = TestNode::start(slow_echo(Duration::from_millis(2))).await;
+    let session = open(&node).await;
+    let mut answers = Vec::new();
+    for number in 0..4 {
+        let words: Vec<String> = (0..900).map(|word| format!("{number}.{word}")).collect();
+        let turn = fabstir_client::Turn { role: "user", content: words.join(" ") };
+        let answer = session.ask(&Request::messages(vec![turn])).await.unwrap();
+        answers.push(tokio::spawn(async move { (whole(answer).await, words) }));
+    }
+    let losses = async {
+        let mut lost = 0;
+        while lost < 50 {
+            // Wherever it is at that moment, a handshake included.
+            tokio::time::sleep(Duration::from_millis(11 + lost % 37)).await;
+            session.lose_connection();
+            lost += 1;
+        }
+    };
+    losses.await;
+    for answer in answers {
+        let (heard, words) = timeout(PATIENCE, answer).await.unwrap().unwrap();
+        let (heard, end) = heard.unwrap();
+        assert!(
+            heard.split_whitespace().eq(words.iter()),
+            "{} of {} words",
+            heard.split(' ').count(),
+            words.len()
+        );
+        assert_eq!(end.usage.unwrap().completion_tokens, 900);
+    }
+    assert_eq!(node.node.channels.count().0, 1);
+}
+
 #[tokio::test]
 async fn a_new_handshake_on_time_takes_the_session_along() {
     let node = TestNode::start(slow_echo(Duration::from_millis(5))).await;

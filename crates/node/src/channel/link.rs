@@ -225,11 +225,8 @@ impl Link {
             let session = node.channels.claim(claim.session, &static_key)?;
             (session.client == client).then_some((session, claim))
         });
-        let (session, known) = match claimed {
-            Some((session, claim)) => {
-                let known = session.resume(&claim.received);
-                (session, Some(known))
-            }
+        let (session, received) = match claimed {
+            Some((session, claim)) => (session, Some(claim.received.as_slice())),
             None => {
                 let numbers = match client {
                     Client::Wallet(address) => {
@@ -252,7 +249,7 @@ impl Link {
             tracing::info!(event = "channel_open", "Client address recovered: {address}");
         }
         metrics::handshake(None);
-        let epoch = session.attach(gone.clone(), shape);
+        let (epoch, known) = session.attach(gone.clone(), shape, received);
         session.welcome(&welcome(node, shape, hello.ticket, known));
         if hello.ticket {
             node.channels.issue(&session, ticket);
@@ -311,9 +308,8 @@ impl Link {
         };
         let resume = opened.resume.clone().ok_or(HandshakeError)?;
         let shape = node.shape(resume.shape);
-        let known = session.resume(&resume.received);
-        let epoch = session.attach(gone.clone(), shape);
-        let welcome = welcome(node, shape, true, Some(known));
+        let (epoch, known) = session.attach(gone.clone(), shape, Some(&resume.received));
+        let welcome = welcome(node, shape, true, known);
         let responded = node.on_pool(move || opened.respond(&welcome, &mut node::rng())).await;
         let Some(Ok((r2, channel))) = responded else {
             node.channels_lost(&session, epoch);
@@ -372,12 +368,12 @@ fn act(node: &Arc<Node>, session: &Arc<Session>, led: FromClient) -> Result<(), 
                         drop(place);
                     });
                 }
-                Err(code) => session.refuse(request, &wire_fault(code, None)),
+                Err(code) => refuse_request(node, session, request, code),
             }
         }
         FromClient::TooLarge(request) => {
             metrics::message(Some(Code::RequestTooLarge));
-            session.refuse(request, &wire_fault(Code::RequestTooLarge, None));
+            refuse_request(node, session, request, Code::RequestTooLarge);
         }
         FromClient::Cancel(request) => session.cancel(request),
         FromClient::Ack(received) => session.acknowledge(&received),
@@ -388,6 +384,14 @@ fn act(node: &Arc<Node>, session: &Arc<Session>, led: FromClient) -> Result<(), 
         FromClient::Nothing => {}
     }
     Ok(())
+}
+
+/// Refuses a request. A client that acknowledges nothing is told that once more, and then nothing.
+fn refuse_request(node: &Node, session: &Session, request: u32, code: Code) {
+    let most = node.channels.limits().max_requests;
+    if !session.refuse(request, &wire_fault(code, None), most) {
+        session.say(RecordType::Error, Flags::LAST, &wire_fault(Code::NodeBusy, None));
+    }
 }
 
 fn welcome(node: &Node, shape: Shape, ticket: bool, known: Option<Vec<u32>>) -> Welcome {

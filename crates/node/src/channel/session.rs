@@ -26,6 +26,9 @@ const UNSENT: usize = 256 << 10;
 /// Bytes of one session's answers that are kept, sent or not.
 const KEPT: usize = 1 << 20;
 
+/// Answers that a client may leave unacknowledged, for each request that it may have open.
+const UNACKNOWLEDGED: usize = 8;
+
 /// Who opened a session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Client {
@@ -78,6 +81,26 @@ struct Inner {
     /// The answer that sent last: the others come first.
     turn: u32,
     last_active: Instant,
+}
+
+impl Inner {
+    /// What the client has goes; what it has not is to be sent again. The requests that the node knows.
+    fn resume(&mut self, received: &[Received]) -> Vec<u32> {
+        for Received(request, last) in received {
+            if self.answers.get_mut(request).is_some_and(|answer| answer.acknowledge(*last)) {
+                self.answers.remove(request);
+            }
+        }
+        for (request, answer) in &mut self.answers {
+            let last = received.iter().find_map(|Received(id, last)| (id == request).then_some(*last));
+            if !answer.resume(last) {
+                answer.replace(last, Piece::error(&encode(&wire_fault(Code::AnswerGone, None))));
+            }
+        }
+        let known: Vec<u32> = self.answers.keys().copied().collect();
+        self.requests.resume(known.iter().copied());
+        known
+    }
 }
 
 /// A session.
@@ -144,9 +167,17 @@ impl Session {
         &self.conversation
     }
 
-    /// Lends the session a connection, which `close` ends, and takes it from the one before. The number of this lending.
-    pub(super) fn attach(&self, close: CancellationToken, shape: Shape) -> u64 {
+    /// Lends the session a connection, which `close` ends, and takes it from the one before. The number of this lending,
+    /// and where the client says what it has `received`, the requests that the node knows. In one step: what the
+    /// connection before takes to send must not be missing on this one.
+    pub(super) fn attach(
+        &self,
+        close: CancellationToken,
+        shape: Shape,
+        received: Option<&[Received]>,
+    ) -> (u64, Option<Vec<u32>>) {
         let mut inner = lock(&self.inner);
+        let known = received.map(|received| inner.resume(received));
         inner.epoch = inner.epoch.saturating_add(1);
         inner.control.clear();
         inner.next_control = 0;
@@ -158,7 +189,7 @@ impl Session {
         let epoch = inner.epoch;
         drop(inner);
         self.wake.notify_waiters();
-        epoch
+        (epoch, known)
     }
 
     /// The connection of `epoch` is gone. False where another one had taken its place.
@@ -176,25 +207,6 @@ impl Session {
     pub(super) fn is_lost_since(&self, epoch: u64) -> bool {
         let inner = lock(&self.inner);
         inner.epoch == epoch && inner.attached.is_none()
-    }
-
-    /// What the client has goes; what it has not is to be sent again. The requests that the node knows.
-    pub(super) fn resume(&self, received: &[Received]) -> Vec<u32> {
-        let mut inner = lock(&self.inner);
-        for Received(request, last) in received {
-            if inner.answers.get_mut(request).is_some_and(|answer| answer.acknowledge(*last)) {
-                inner.answers.remove(request);
-            }
-        }
-        for (request, answer) in &mut inner.answers {
-            let last = received.iter().find_map(|Received(id, last)| (id == request).then_some(*last));
-            if !answer.resume(last) {
-                answer.replace(last, Piece::error(&encode(&wire_fault(Code::AnswerGone, None))));
-            }
-        }
-        let known: Vec<u32> = inner.answers.keys().copied().collect();
-        inner.requests.resume(known.iter().copied());
-        known
     }
 
     /// Takes a record of the client's.
@@ -215,7 +227,7 @@ impl Session {
     pub(super) fn begin(&self, request: u32, most: usize) -> Option<CancellationToken> {
         let mut inner = lock(&self.inner);
         let running = inner.answers.values().filter(|answer| !answer.ended).count();
-        if running >= most || inner.answers.len() >= most.saturating_mul(8) {
+        if running >= most || inner.answers.len() >= most.saturating_mul(UNACKNOWLEDGED) {
             return None;
         }
         let cancel = self.ended.child_token();
@@ -223,13 +235,19 @@ impl Session {
         Some(cancel)
     }
 
-    /// Refuses a request: an answer that is an end and nothing more.
-    pub(super) fn refuse(&self, request: u32, fault: &WireFault) {
+    /// Refuses a request: an answer that is an end and nothing more. False where so many answers are not acknowledged
+    /// that there is no place to say even that.
+    #[must_use]
+    pub(super) fn refuse(&self, request: u32, fault: &WireFault, most: usize) -> bool {
         let mut inner = lock(&self.inner);
+        if inner.answers.len() >= most.saturating_mul(UNACKNOWLEDGED).saturating_mul(2) {
+            return false;
+        }
         let answer = inner.answers.entry(request).or_insert_with(|| Answer::new(CancellationToken::new()));
         answer.push(Piece::error(&encode(fault)));
         drop(inner);
         self.wake.notify_waiters();
+        true
     }
 
     /// Adds to an answer. Waits while the socket does not take what there is.
@@ -298,7 +316,12 @@ impl Session {
 
     /// Says something that is of no request.
     pub(super) fn say(&self, kind: RecordType, flags: Flags, body: &impl serde::Serialize) {
-        lock(&self.inner).control.push_back(Control { kind, flags, body: encode(body) });
+        let mut inner = lock(&self.inner);
+        // Behind the last word there is none.
+        if inner.control.back().is_none_or(|last| !last.flags.last) {
+            inner.control.push_back(Control { kind, flags, body: encode(body) });
+        }
+        drop(inner);
         self.wake.notify_waiters();
     }
 
