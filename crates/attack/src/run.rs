@@ -1,0 +1,427 @@
+//! Runs steps, each with a client of its own, and judges what comes of them.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use fabstir_protocol::identity::PrivateKey;
+use serde_json::Value;
+use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
+
+use crate::{
+    plan::{CUT, LATE_CUT},
+    proxy::{Log, Plan, Proxy},
+    rng,
+    step::{Act, Class, Demand, Step},
+    talk::{Expected, Heard, Pace, Said, Subject, Talk, Target},
+    wire::{Frame, Kind, Recording, Way},
+};
+
+/// How often a step is tried until its place is reached: under load a session may take another turn.
+const TRIES: usize = 4;
+
+/// How often a node has begun to answer prompts that hold a text, where that can be seen.
+#[derive(Clone)]
+pub struct Ledger(Arc<dyn Fn(&str) -> usize + Send + Sync>);
+
+impl Ledger {
+    /// Sees what `count` counts.
+    pub fn new(count: impl Fn(&str) -> usize + Send + Sync + 'static) -> Self {
+        Self(Arc::new(count))
+    }
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ledger(..)")
+    }
+}
+
+/// What came of a step.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// The client was told, or got nothing.
+    Refused(String),
+    /// Everything was answered, rightly and once.
+    Harmless,
+    /// The attack succeeded: how.
+    Accepted(String),
+    /// The attack succeeded, as is known of the protocol: how.
+    Known(String),
+    /// Its place never came.
+    Unreached,
+}
+
+/// A step and what came of it.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// The step.
+    pub step: Step,
+    /// What came of it.
+    pub verdict: Verdict,
+}
+
+/// Counts of one class.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Count {
+    /// Steps that were done.
+    pub steps: usize,
+    /// The client was told.
+    pub refused: usize,
+    /// Nothing that counts was changed.
+    pub harmless: usize,
+    /// The attack succeeded, and should not have.
+    pub accepted: usize,
+    /// The attack succeeded, as is known of the protocol.
+    pub known: usize,
+    /// Steps whose place never came.
+    pub unreached: usize,
+}
+
+/// What came of all steps.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Each of them.
+    pub ended: Vec<Ended>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Report {
+    /// By class.
+    pub fn counts(&self) -> BTreeMap<Class, Count> {
+        let mut counts: BTreeMap<Class, Count> = BTreeMap::new();
+        for Ended { step, verdict } in &self.ended {
+            let count = counts.entry(step.class).or_default();
+            let place = match verdict {
+                Verdict::Refused(_) => &mut count.refused,
+                Verdict::Harmless => &mut count.harmless,
+                Verdict::Known(_) => &mut count.known,
+                Verdict::Accepted(_) => &mut count.accepted,
+                Verdict::Unreached => &mut count.unreached,
+            };
+            *place = place.saturating_add(1);
+            if *verdict != Verdict::Unreached {
+                count.steps = count.steps.saturating_add(1);
+            }
+        }
+        counts
+    }
+
+    /// All classes together.
+    pub fn total(&self) -> Count {
+        self.counts().into_values().fold(Count::default(), |sum, count| Count {
+            steps: sum.steps.saturating_add(count.steps),
+            refused: sum.refused.saturating_add(count.refused),
+            harmless: sum.harmless.saturating_add(count.harmless),
+            accepted: sum.accepted.saturating_add(count.accepted),
+            known: sum.known.saturating_add(count.known),
+            unreached: sum.unreached.saturating_add(count.unreached),
+        })
+    }
+
+    /// The steps that succeeded and should not have.
+    pub fn accepted(&self) -> impl Iterator<Item = &Ended> {
+        let succeeded = |one: &&Ended| matches!(one.verdict, Verdict::Accepted(_));
+        self.ended.iter().filter(succeeded)
+    }
+
+    /// The steps that are said to succeed and did not.
+    pub fn outdated(&self) -> impl Iterator<Item = &Ended> {
+        let failed = |one: &&Ended| one.step.known.is_some() && !matches!(one.verdict, Verdict::Known(_));
+        self.ended.iter().filter(failed)
+    }
+
+    /// The steps whose place never came.
+    pub fn unreached(&self) -> impl Iterator<Item = &Ended> {
+        self.ended.iter().filter(|one| one.verdict == Verdict::Unreached)
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.verdict {
+            Verdict::Accepted(how) => write!(f, "{}: accepted: {how}", self.step),
+            Verdict::Known(how) => write!(f, "{}: known: {how}", self.step),
+            Verdict::Refused(why) => write!(f, "{}: refused: {why}", self.step),
+            Verdict::Harmless => write!(f, "{}: harmless", self.step),
+            Verdict::Unreached => write!(f, "{}: never came to it", self.step),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = |name: &str, count: &Count| {
+            let Count { steps, refused, harmless, accepted, known, .. } = count;
+            writeln!(f, "{name:<10} {steps:>6} {refused:>8} {harmless:>9} {accepted:>9} {known:>6}")
+        };
+        for (class, count) in self.counts() {
+            line(class.as_str(), &count)?;
+        }
+        line("all", &self.total())?;
+        for one in self.accepted() {
+            writeln!(f, "{one}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    /// The line above the table.
+    pub const HEAD: &'static str = "class       steps  refused  harmless  accepted  known";
+}
+
+/// Why the steps cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum SuiteError {
+    /// There is no port to listen on.
+    #[error("cannot listen on loopback: {0}")]
+    Listen(#[from] std::io::Error),
+    /// With nobody in between it does not work either.
+    #[error("the node does not answer as it must with nobody in between: {0}")]
+    Control(String),
+}
+
+/// Steps, and whom they are for.
+#[derive(Clone, Debug)]
+pub struct Suite {
+    /// Who speaks with the node.
+    pub subject: Subject,
+    /// The node.
+    pub target: Target,
+    /// What answers must say.
+    pub expected: Expected,
+    /// What the node has begun to answer, where that can be seen.
+    pub ledger: Option<Ledger>,
+    /// How long things may take.
+    pub pace: Pace,
+}
+
+/// What all steps of a run share.
+#[derive(Debug)]
+struct Run {
+    suite: Suite,
+    other: Arc<Recording>,
+    right: Option<Vec<Said>>,
+    number: AtomicUsize,
+}
+
+impl Suite {
+    /// Runs the steps, several side by side.
+    ///
+    /// # Errors
+    /// [`SuiteError`].
+    pub async fn run(&self, steps: Vec<Step>) -> Result<Report, SuiteError> {
+        let start = Instant::now();
+        let mut run =
+            Run { suite: self.clone(), other: Arc::default(), right: None, number: AtomicUsize::new(0) };
+        run.prepare().await?;
+        let run = Arc::new(run);
+        let places = Arc::new(Semaphore::new(self.pace.parallel.max(1)));
+        let mut tasks = JoinSet::new();
+        for (number, step) in steps.into_iter().enumerate() {
+            let (run, places) = (Arc::clone(&run), Arc::clone(&places));
+            tasks.spawn(async move {
+                let _place = places.acquire_owned().await.ok();
+                let verdict = run.step(&step).await;
+                (number, Ended { step, verdict })
+            });
+        }
+        let mut ended: Vec<(usize, Ended)> = Vec::new();
+        while let Some(one) = tasks.join_next().await {
+            ended.extend(one.ok());
+        }
+        ended.sort_by_key(|(number, _)| *number);
+        Ok(Report { ended: ended.into_iter().map(|(_, one)| one).collect(), took: start.elapsed() })
+    }
+}
+
+impl Run {
+    /// Another client's session is recorded, with a resumption where there are any; and it is seen that everything is
+    /// in order with nobody in between.
+    async fn prepare(&mut self) -> Result<(), SuiteError> {
+        let acts = match self.suite.subject {
+            Subject::Version2 => vec![(LATE_CUT, Act::CloseAfter)],
+            Subject::Version1 | Subject::Reference => Vec::new(),
+        };
+        let questions = [self.questions(), self.questions()].concat();
+        let (heard, log) = self.converse(acts, &questions).await?;
+        let said: Result<Vec<Said>, String> = heard.into_iter().collect();
+        let said = said.map_err(SuiteError::Control)?;
+        if self.suite.expected == Expected::Alike {
+            self.right = Some(said);
+        }
+        self.other = Arc::new(log.seen);
+        let questions = self.questions();
+        let (heard, log) = self.converse(Vec::new(), &questions).await?;
+        match self.judge(Demand::Right, &questions, &heard, &log, None) {
+            Verdict::Harmless => Ok(()),
+            verdict @ (Verdict::Refused(_)
+            | Verdict::Accepted(_)
+            | Verdict::Known(_)
+            | Verdict::Unreached) => Err(SuiteError::Control(format!("{verdict:?}"))),
+        }
+    }
+
+    /// Two questions that nobody has asked before, where the answer can be foretold.
+    fn questions(&self) -> Vec<String> {
+        if self.suite.expected == Expected::Alike {
+            return vec!["Count from one to nine.".into(), "Name five colours.".into()];
+        }
+        let tag = self.tag();
+        let question = |which: char| {
+            let words: Vec<String> = (1..=6).map(|number| format!("{tag}{which}{number}")).collect();
+            words.join(" ")
+        };
+        vec![question('a'), question('b')]
+    }
+
+    fn tag(&self) -> String {
+        format!("s{:05}", self.number.fetch_add(1, Ordering::Relaxed))
+    }
+
+    async fn converse(
+        &self,
+        acts: Vec<(crate::Place, Act)>,
+        questions: &[String],
+    ) -> Result<(Heard, Log), SuiteError> {
+        let Suite { subject, target, pace, .. } = &self.suite;
+        let plan = Plan { acts, other: Arc::clone(&self.other) };
+        let proxy = Proxy::start(&target.url, plan).await?;
+        let talk = Talk {
+            subject: *subject,
+            url: proxy.url(),
+            target,
+            pace: *pace,
+            wallet: PrivateKey::random(&mut rng()),
+        };
+        let address = talk.wallet.address().to_string();
+        let heard = timeout(pace.patience, talk.ask(questions)).await;
+        let mut heard = heard.unwrap_or_else(|_| vec![Err("the client still waits".to_owned())]);
+        proxy.finish().await;
+        let log = proxy.into_log();
+        if acknowledged_as_another(&log, &address) {
+            heard.push(Ok(Said {
+                text: "the session is the attacker's".into(),
+                reason: String::new(),
+                tokens: None,
+            }));
+        }
+        Ok((heard, log))
+    }
+
+    async fn step(&self, step: &Step) -> Verdict {
+        for _ in 0..TRIES {
+            let mut acts = vec![(step.place, step.act.clone())];
+            if step.resumed {
+                acts.push((CUT, Act::CloseAfter));
+            }
+            let questions = self.questions();
+            let (heard, log) = match self.converse(acts, &questions).await {
+                Ok(conversed) => conversed,
+                Err(error) => return Verdict::Refused(error.to_string()),
+            };
+            if log.done.first().is_some_and(|done| *done > 0) {
+                let verdict = self.judge(step.demand, &questions, &heard, &log, step.known);
+                if let (Verdict::Accepted(how), Some(_)) = (&verdict, step.known) {
+                    return Verdict::Known(how.clone());
+                }
+                return verdict;
+            }
+        }
+        Verdict::Unreached
+    }
+
+    fn judge(
+        &self,
+        demand: Demand,
+        questions: &[String],
+        heard: &Heard,
+        log: &Log,
+        known: Option<&str>,
+    ) -> Verdict {
+        let whole =
+            |kind: Kind| matches!(kind, Kind::Record | Kind::R2 | Kind::Ack | Kind::Chunk | Kind::Response);
+        if let Some(reply) = log.replies.iter().find(|reply| whole(reply.kind())) {
+            return Verdict::Accepted(format!("the node gave an attacker a {:?}", reply.kind()));
+        }
+        if let Some(why) = self.made_twice(questions) {
+            return Verdict::Accepted(why);
+        }
+        let strict = self.suite.subject == Subject::Version2 || known.is_some();
+        for (number, one) in heard.iter().enumerate() {
+            let Ok(said) = one else { continue };
+            if self.suite.subject == Subject::Version1 && moved(number, questions, said) {
+                return Verdict::Known(MOVED.into());
+            }
+            if let Some(how) = self.wrong(number, questions, said, strict) {
+                return Verdict::Accepted(how);
+            }
+        }
+        let told = heard.iter().find_map(|one| one.as_ref().err());
+        match (demand, told) {
+            (Demand::Refused, None) => Verdict::Accepted("it went unnoticed".into()),
+            (Demand::Refused, Some(_)) if heard.iter().any(Result::is_ok) => {
+                Verdict::Accepted("a session was opened, or an answer taken, all the same".into())
+            }
+            (_, Some(told)) => Verdict::Refused(told.clone()),
+            (Demand::Right, None) if heard.len() == questions.len() => Verdict::Harmless,
+            (Demand::Right, None) => Verdict::Refused("fewer answers than questions".into()),
+        }
+    }
+
+    fn wrong(&self, number: usize, questions: &[String], said: &Said, strict: bool) -> Option<String> {
+        if let Some(right) = &self.right {
+            let alike = right.get(number).is_some_and(|right| right.text == said.text);
+            return (!alike).then(|| format!("{said:?} passed for whole"));
+        }
+        let asked = questions.get(number).map_or("", String::as_str);
+        if asked != said.text || said.reason != "stop" {
+            return Some(format!("{said:?} passed for whole"));
+        }
+        let tokens = u32::try_from(asked.split_whitespace().count()).ok();
+        let counted = !strict || said.tokens == tokens;
+        (!counted).then(|| format!("{:?} tokens passed for the count", said.tokens))
+    }
+
+    /// What the node did twice, or for nobody who may ask.
+    fn made_twice(&self, questions: &[String]) -> Option<String> {
+        let Ledger(count) = self.suite.ledger.as_ref()?;
+        let of = |question: &String| question.split(' ').next().map_or(0, |word| count(word));
+        let twice = questions.iter().any(|question| of(question) > 1);
+        // Every word of the questions begins alike, and no others do.
+        let tag: String = questions.first()?.chars().take(6).collect();
+        let all = count(&tag);
+        if twice || all > questions.len() {
+            return Some(format!("{all} answers were made to {} questions", questions.len()));
+        }
+        (count("attacker") > 0).then(|| "the node answered the attacker's words".into())
+    }
+}
+
+/// Errors of version 1 are in the clear: a client that was made to give an answer up takes it for the next one's, for
+/// both are under one key and numbered alike.
+const MOVED: &str = "an answer that was given up passed for the next question's";
+
+fn moved(number: usize, questions: &[String], said: &Said) -> bool {
+    questions.iter().take(number).any(|question| *question == said.text)
+}
+
+/// Version 1's acknowledgement says whose session it is, in the clear.
+fn acknowledged_as_another(log: &Log, client: &str) -> bool {
+    log.seen.iter().any(|seen| {
+        let Frame::Text(text) = &seen.frame else { return false };
+        if seen.place.kind != Kind::Ack || seen.place.way != Way::ToClient {
+            return false;
+        }
+        let json: Value = serde_json::from_str(text).unwrap_or_default();
+        json.get("client_address").and_then(Value::as_str).is_some_and(|address| address != client)
+    })
+}
