@@ -1,0 +1,153 @@
+//! Somebody in the middle, between our clients and a node: whatever is done, nothing is accepted. docs/attacks.md.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test is meant to panic, and the counts are to be seen"
+)]
+
+mod support;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use fabstir_attack::{
+    Class, Expected, FALLS, Ledger, Pace, Reference, Report, Step, Subject, Suite, Target, version_1,
+    version_2,
+};
+use fabstir_engine::{EchoEngine, Engine, Generation, ModelInfo, Prompt, Refused, Request, Status};
+use support::TestNode;
+
+/// The echo, and a list of what it was asked to say.
+#[derive(Debug)]
+struct Counted {
+    echo: EchoEngine,
+    prompts: Arc<Mutex<Vec<String>>>,
+}
+
+impl Engine for Counted {
+    fn submit(&self, request: Request) -> Result<Generation, Refused> {
+        let asked = match &request.prompt {
+            Prompt::Raw(text) => text.as_str().to_owned(),
+            Prompt::Chat(messages) => messages.last().unwrap().content.as_str().to_owned(),
+        };
+        self.prompts.lock().unwrap().push(asked);
+        self.echo.submit(request)
+    }
+
+    fn models(&self) -> &[ModelInfo] {
+        self.echo.models()
+    }
+
+    fn status(&self) -> Status {
+        self.echo.status()
+    }
+}
+
+/// A node that can be attacked, and the suite for it.
+async fn suite(subject: Subject) -> (TestNode, Suite) {
+    let prompts: Arc<Mutex<Vec<String>>> = Arc::default();
+    let seen = Arc::clone(&prompts);
+    let ledger =
+        Ledger::new(move |text| seen.lock().unwrap().iter().filter(|prompt| prompt.contains(text)).count());
+    // Words take their time, so that there is something left of an answer to attack.
+    let echo = EchoEngine::new("echo", 2048).with_delay(Duration::from_millis(3));
+    let node = TestNode::with(Arc::new(Counted { echo, prompts }), &[], |config| {
+        config.max_connections = 4096;
+    })
+    .await;
+    let suite = Suite {
+        subject,
+        target: Target {
+            url: format!("ws://{}/v1/ws", node.address),
+            identity: node.key.address(),
+            key: Some(node.key),
+        },
+        expected: Expected::Echo,
+        ledger: Some(ledger),
+        pace: Pace::default(),
+    };
+    (node, suite)
+}
+
+fn show(name: &str, report: &Report) {
+    println!("{name}, {} s\n{}\n{report}", report.took.as_secs(), Report::HEAD);
+}
+
+/// Runs the steps of some classes, and sees that nothing was accepted and nothing was left out.
+async fn none_accepted(name: &str, subject: Subject, steps: Vec<Step>) -> Report {
+    let (_node, suite) = suite(subject).await;
+    let report = suite.run(steps).await.unwrap();
+    show(name, &report);
+    let list = |ended: Vec<String>| ended.join("\n");
+    let accepted: Vec<String> = report.accepted().map(ToString::to_string).collect();
+    assert!(accepted.is_empty(), "accepted:\n{}", list(accepted));
+    let unreached: Vec<String> = report.unreached().map(ToString::to_string).collect();
+    assert!(unreached.is_empty(), "never done:\n{}", list(unreached));
+    let outdated: Vec<String> = report.outdated().map(ToString::to_string).collect();
+    assert!(outdated.is_empty(), "said to succeed, and does not:\n{}", list(outdated));
+    if std::env::var_os("ATTACKS_SHOW").is_some() {
+        report.ended.iter().for_each(|one| println!("{one}"));
+    }
+    report
+}
+
+fn of(steps: Vec<Step>, classes: &[Class]) -> Vec<Step> {
+    steps.into_iter().filter(|step| classes.contains(&step.class)).collect()
+}
+
+macro_rules! version_2_tests {
+    ($($name:ident: $($class:ident)+;)+) => {
+        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            let classes = [Class::Control, $(Class::$class),+];
+            let steps = of(version_2(), &classes);
+            let report = none_accepted(stringify!($name), Subject::Version2, steps).await;
+            assert!(classes.iter().all(|class| report.counts()[class].steps > 0));
+        })+
+    };
+}
+
+version_2_tests! {
+    nothing_repeated_is_accepted: Replay Duplicate;
+    nothing_out_of_order_is_accepted: Reorder Drop;
+    nothing_cut_passes_for_whole: Truncate;
+    nothing_of_elsewhere_is_accepted: Splice;
+    nothing_said_back_is_accepted: Reflect;
+    no_flipped_bit_is_accepted: Flip;
+    no_other_node_and_no_lesser_version_is_accepted: Downgrade Swap;
+    no_recording_opens_anything: Elsewhere Ticket;
+    nothing_in_the_clear_is_accepted: Inject;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn version_1_keeps_what_it_promises_and_no_more() {
+    let report = none_accepted("version 1", Subject::Version1, version_1()).await;
+    assert!(report.total().known > 0, "what version 1 cannot keep is not hidden");
+}
+
+/// The control of the suite itself: against the guide's unmended protocol it finds what there is to find.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_guides_unmended_protocol_falls() {
+    let reference = Reference::start().await.unwrap();
+    let suite = Suite {
+        subject: Subject::Reference,
+        target: reference.target(),
+        expected: Expected::Echo,
+        ledger: Some(reference.ledger()),
+        pace: Pace::default(),
+    };
+    let steps = version_1().into_iter().map(|step| Step { known: None, ..step }).collect();
+    let report = suite.run(steps).await.unwrap();
+    show("the guide's protocol", &report);
+    let counts = report.counts();
+    for class in FALLS {
+        assert!(counts[&class].accepted > 0, "{class} did not succeed");
+    }
+    assert_eq!(counts[&Class::Control].harmless, 1);
+}
