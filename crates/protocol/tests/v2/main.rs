@@ -11,7 +11,12 @@
 
 mod handshake;
 mod kem;
-#[path = "../v2_support/portable.rs"]
-mod portable;
+mod limits;
+#[path = "../fuzz/targets/model.rs"]
+mod model;
 mod records;
 mod support;
+#[path = "../v2_support/mod.rs"]
+mod v2_support;
+
+use v2_support::portable;

@@ -1,5 +1,6 @@
 //! The record layer a second time, as plainly as it can be said: what a record may be, when keys are replaced, and
 //! what requests and answers are made of records. Slow, and sure of nothing but docs/protocol.md.
+#![allow(dead_code, reason = "each test crate uses its part of this")]
 
 use std::collections::{BTreeMap, BTreeSet};
 
