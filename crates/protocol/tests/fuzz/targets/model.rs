@@ -261,6 +261,7 @@ struct Answer {
 #[derive(Debug, Default)]
 pub(crate) struct ModelAnswers {
     control: u32,
+    welcomed: bool,
     coming: BTreeMap<u32, Answer>,
     ended: Vec<Received>,
 }
@@ -272,6 +273,11 @@ impl ModelAnswers {
 
     pub(crate) fn reconnect(&mut self) {
         self.control = 0;
+        self.welcomed = false;
+    }
+
+    pub(crate) fn set_welcomed(&mut self) {
+        self.welcomed = true;
     }
 
     pub(crate) fn unfinished(&self) -> Vec<u32> {
@@ -289,15 +295,21 @@ impl ModelAnswers {
         let Parts { kind, flags, request: id, index, body } = record;
         if *id == 0 {
             let due = self.control;
+            if *index != due {
+                return None;
+            }
             self.control += 1;
             let body = body.as_slice();
+            let first = !std::mem::replace(&mut self.welcomed, true);
             return match kind {
-                _ if *index != due => None,
-                RecordType::Welcome if due == 0 => decode(body).ok().map(Led::Welcome),
-                RecordType::Goodbye => decode(body).ok().map(|goodbye| Led::Goodbye(Some(goodbye))),
+                RecordType::Welcome if first => decode(body).ok().map(Led::Welcome),
+                RecordType::Goodbye if !first => decode(body).ok().map(|goodbye| Led::Goodbye(Some(goodbye))),
                 RecordType::Error => decode(body).ok().map(|fault| Led::Fault(fault, flags.last)),
                 _ => None,
             };
+        }
+        if !self.welcomed {
+            return None;
         }
         let answer = self.coming.get_mut(id).filter(|answer| answer.records == *index)?;
         answer.records += 1;
@@ -305,8 +317,7 @@ impl ModelAnswers {
             RecordType::Text if !answer.goes_on => Led::Text(*id, String::from_utf8(body.clone()).ok()?),
             RecordType::Event => {
                 answer.event.extend_from_slice(body);
-                // Known: a part without a byte does not bind the next record (fuzz/README.md).
-                answer.goes_on = flags.more && !answer.event.is_empty();
+                answer.goes_on = flags.more;
                 if flags.more {
                     return Some(Led::Nothing);
                 }

@@ -145,7 +145,7 @@ impl Channel {
     }
 
     fn at_client(&mut self, parts: &Parts) {
-        let (real, model) = self.client.get_or_insert_with(Default::default);
+        let (real, model) = self.client.get_or_insert_with(welcomed);
         let led = real.take(parts.record()).ok().map(Led::from);
         assert_eq!(led, model.take(parts), "{parts:?}");
         if led.is_none() {
@@ -165,19 +165,31 @@ impl Channel {
         if let Some((real, model)) = &mut self.client {
             real.reconnect();
             model.reconnect();
+            // By a ticket, where r2 takes the welcome's place; else by a new handshake.
+            if known.len().is_multiple_of(2) {
+                real.set_welcomed();
+                model.set_welcomed();
+            }
             let unknown: Vec<u32> = model.unfinished().into_iter().filter(|id| !known.contains(id)).collect();
             assert_eq!(real.unknown_to(&known), unknown);
         }
     }
 
     fn expect(&mut self, request: u32) {
-        let (real, model) = self.client.get_or_insert_with(Default::default);
+        let (real, model) = self.client.get_or_insert_with(welcomed);
         real.expect(request);
         model.expect(request);
         if let Some(ack) = real.due_ack() {
             assert_eq!(ack.received, model.received());
         }
     }
+}
+
+fn welcomed() -> (Answers, ModelAnswers) {
+    let mut both = (Answers::default(), ModelAnswers::default());
+    both.0.set_welcomed();
+    both.1.set_welcomed();
+    both
 }
 
 /// A record of the fuzzer's: mostly of small numbers, so that records meet.

@@ -50,7 +50,7 @@ impl World {
         let opened = read.open(ticket)?;
         assert!(self.burnt.insert(*read.ticket), "a ticket serves twice");
         self.theirs.remove(read.ticket);
-        let resume = opened.resume.clone();
+        let resume = opened.resume.clone().ok_or(HandshakeError)?;
         let (r2, channel) = opened.respond(welcome, &mut self.rng)?;
         Ok((resume, r2, channel))
     }
@@ -108,7 +108,7 @@ impl World {
         let prologue = r::resume_prologue(ticket.id());
         let mut side = Side::resuming(true, &prologue, ticket.expose_psk(), &[9; 32]);
         let r1 = r::frame(r::R1, &[ticket.id(), &side.write(&payload)]);
-        let opened = R1::read(&r1).and_then(|r1| r1.open(&ticket)).map(|opened| opened.resume).ok();
+        let opened = R1::read(&r1).and_then(|r1| r1.open(&ticket)).ok().and_then(|opened| opened.resume);
         let expected = parts(&payload, 1).and_then(|parts| decode::<Resume>(&parts[0]).ok());
         assert_eq!(opened, expected);
     }
