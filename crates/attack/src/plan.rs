@@ -116,6 +116,7 @@ fn splices(steps: &mut Vec<Step>, place: Place) {
         }
         if place.nth > 0 {
             sources.push(Source::Own(Place { nth: 0, ..place }));
+            sources.push(Source::Own(Place { nth: place.nth.saturating_sub(1), ..place }));
         }
         // What the other side said, as if this one had; before the first request it has said nothing.
         let heard = (place != REQUEST).then_some(Source::Own(Place {

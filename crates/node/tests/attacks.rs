@@ -17,9 +17,10 @@ use std::{
 };
 
 use fabstir_attack::{
-    Class, Expected, FALLS, Ledger, Pace, Reference, Report, Step, Subject, Suite, Target, version_1,
-    version_2,
+    Act, Byte, Class, Expected, FALLS, Keep, Kind, Ledger, Pace, Place, Plan, Proxy, Reference, Report, Step,
+    Subject, Suite, Target, Way, version_1, version_2,
 };
+use fabstir_client::{Config, Session, anonymous};
 use fabstir_engine::{EchoEngine, Engine, Generation, ModelInfo, Prompt, Refused, Request, Status};
 use support::TestNode;
 
@@ -150,4 +151,21 @@ async fn the_guides_unmended_protocol_falls() {
         assert!(counts[&class].accepted > 0, "{class} did not succeed");
     }
     assert_eq!(counts[&Class::Control].harmless, 1);
+}
+
+/// Message 2 proves nothing of the ML-KEM secret: only the welcome does, and before it no session is open.
+#[tokio::test]
+async fn without_its_welcome_no_session_is_open() {
+    let node = TestNode::start(support::echo()).await;
+    let welcome = Place::new(Way::ToClient, Kind::Record, 0);
+    for act in [Act::Drop, Act::CloseAlways, Act::Flip(Byte::Front(9), 3), Act::Cut(Keep::Half)] {
+        let plan = Plan { acts: vec![(welcome, act.clone())], ..Plan::default() };
+        let proxy = Proxy::start(&format!("ws://{}/v1/ws", node.address), plan).await.unwrap();
+        let config = Config {
+            connect_timeout: Duration::from_millis(500),
+            ..Config::new(proxy.url(), node.key.address(), anonymous())
+        };
+        let opened = Session::connect(config).await;
+        assert!(opened.is_err(), "{act:?}");
+    }
 }
