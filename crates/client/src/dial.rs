@@ -93,6 +93,11 @@ impl Line {
         self.capture
     }
 
+    /// Closes without a word of the protocol's.
+    pub(crate) async fn hang_up(&mut self) {
+        let _ = timeout(Duration::from_secs(1), self.socket.close(None)).await;
+    }
+
     pub(crate) fn into_capture(self) -> Option<Capture> {
         self.capture
     }

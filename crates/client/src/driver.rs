@@ -34,7 +34,7 @@ pub(crate) enum Command {
     Ask { body: Zeroizing<Vec<u8>>, events: Events, reply: oneshot::Sender<u32> },
     Cancel(u32),
     Goodbye(oneshot::Sender<()>),
-    Lose,
+    Lose(Duration),
 }
 
 /// A request without its whole answer.
@@ -178,7 +178,12 @@ impl Driver {
                 let _ = said.send(());
                 Err(Lost::Done)
             }
-            Some(Command::Lose) => Err(Lost::Connection),
+            Some(Command::Lose(time)) if time.is_zero() => Err(Lost::Connection),
+            Some(Command::Lose(time)) => {
+                self.live.line.hang_up().await;
+                sleep(time).await;
+                Err(Lost::Connection)
+            }
             None => {
                 // Nobody is left to ask or to hear.
                 let _ = self.control(RecordType::Goodbye, Flags::LAST, &Goodbye::default()).await;
@@ -325,7 +330,14 @@ impl LostSession {
         let (live, ticket) = Live::of(opened);
         let mut again = Vec::new();
         match known {
-            Some(known) => again = self.answers.unknown_to(&known),
+            Some(known) => {
+                again = self.answers.unknown_to(&known);
+                for request in self.answers.lost_to(&known) {
+                    if let Some(asked) = self.asked.remove(&request) {
+                        let _ = asked.events.try_send(Err(Error::Truncated));
+                    }
+                }
+            }
             None => {
                 // The node has another session for us: what it began of this one it does not have.
                 self.session = name;

@@ -191,7 +191,13 @@ impl Session {
     /// Loses the connection, as a network would. For tests.
     #[doc(hidden)]
     pub fn lose_connection(&self) {
-        let _ = self.commands.try_send(Command::Lose);
+        self.lose_connection_for(Duration::ZERO);
+    }
+
+    /// The same, and stays without one for a while.
+    #[doc(hidden)]
+    pub fn lose_connection_for(&self, time: Duration) {
+        let _ = self.commands.try_send(Command::Lose(time));
     }
 }
 

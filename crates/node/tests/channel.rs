@@ -356,6 +356,64 @@ async fn a_request_beyond_a_bound_is_refused_and_the_session_goes_on() {
     assert_eq!(whole(two).await.unwrap().0.trim(), "four");
 }
 
+/// Half-sent requests take room like whole ones, and give it back.
+#[tokio::test]
+async fn unfinished_requests_are_bounded_over_all_sessions() {
+    let node = TestNode::with(echo(), &["--max-queued-mib", "1"], |_| {}).await;
+    let free = node.node.queued_kibibytes.available_permits();
+    let mut halves = Vec::new();
+    for _ in 0..2 {
+        halves.push(open(&node).await);
+    }
+    // Two thirds of the room, twice: for the second there is none.
+    let large = Request::prompt("x".repeat(700 << 10));
+    let (one, two) = (halves[0].ask(&large).await.unwrap(), halves[1].ask(&large).await.unwrap());
+    let (one, two) = tokio::join!(whole(one), whole(two));
+    for answer in [one, two] {
+        // Both may have been half there when there was no more room.
+        assert!(
+            answer.is_ok_and(|(words, _)| words.len() > 700 << 10) || node.node.engine.status().running == 0
+        );
+    }
+    drop(halves);
+    while node.node.queued_kibibytes.available_permits() < free {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The words are kept for a while, and then only that they were there.
+#[tokio::test]
+async fn an_answer_that_is_no_longer_kept_is_said_to_be_gone() {
+    let node = TestNode::with(slow_echo(Duration::from_millis(5)), &[], |config| {
+        config.channels.grace = Duration::from_millis(20);
+        config.channels.keep = Duration::from_millis(40);
+    })
+    .await;
+    let session = open(&node).await;
+    let mut answer = session.ask(&Request::prompt("word ".repeat(1500))).await.unwrap();
+    answer.next().await.unwrap();
+    session.lose_connection_for(Duration::from_millis(300));
+    let error = loop {
+        match timeout(PATIENCE, answer.next()).await.unwrap() {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("an answer that is not whole passed for one"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(code(error), "ANSWER_GONE");
+    assert_eq!(node.node.engine.status().running, 0);
+    assert_eq!(say(&session, "still there").await.0.trim(), "still there");
+}
+
+#[tokio::test]
+async fn words_longer_than_a_record_go_in_several() {
+    let node = TestNode::start(echo()).await;
+    let session = open(&node).await;
+    let word = "\u{20ac}".repeat(60_000);
+    let (heard, _) = say(&session, &word).await;
+    assert!(heard.trim() == word, "{} of {} bytes", heard.len(), word.len());
+}
+
 #[tokio::test]
 async fn a_cancelled_answer_ends_as_cancelled_and_a_goodbye_ends_all() {
     let node = TestNode::start(slow_echo(Duration::from_millis(5))).await;

@@ -16,8 +16,16 @@ pub(super) struct Piece {
 }
 
 impl Piece {
-    pub(super) fn text(words: &str) -> Self {
-        Self { kind: RecordType::Text, flags: Flags::NONE, body: Zeroizing::new(words.as_bytes().to_vec()) }
+    /// Words, in as many records as it takes: each of them is UTF-8 by itself.
+    pub(super) fn text(mut words: &str) -> Vec<Self> {
+        let mut pieces = Vec::new();
+        while !words.is_empty() {
+            let (part, rest) = words.split_at(words.floor_char_boundary(MAX_BODY));
+            let body = Zeroizing::new(part.as_bytes().to_vec());
+            pieces.push(Self { kind: RecordType::Text, flags: Flags::NONE, body });
+            words = rest;
+        }
+        pieces
     }
 
     /// An event, in as many records as it takes.
@@ -62,6 +70,8 @@ pub(super) struct Answer {
     first_kept: u32,
     /// Whether the last record is among the pieces, or was.
     pub(super) ended: bool,
+    /// Whether what there was of it was dropped.
+    gone: bool,
     /// When words were last sent: they are put together until the next tick.
     last_sent: Option<Instant>,
 }
@@ -76,6 +86,7 @@ impl Answer {
             next: 0,
             first_kept: 0,
             ended: false,
+            gone: false,
             last_sent: None,
         }
     }
@@ -150,7 +161,8 @@ impl Answer {
         while self.sent.front().is_some_and(|sent| sent.index <= last) {
             self.forget_first();
         }
-        self.ended && self.unsent.is_empty() && self.sent.is_empty() && last.checked_add(1) == Some(self.next)
+        let all = self.unsent.is_empty() && self.sent.is_empty() && last.checked_add(1) == Some(self.next);
+        self.ended && !self.gone && all
     }
 
     fn forget_first(&mut self) {
@@ -171,7 +183,7 @@ impl Answer {
     /// False where some of that is kept no longer.
     pub(super) fn resume(&mut self, received: Option<u32>) -> bool {
         let next = received.map_or(0, |last| last.saturating_add(1));
-        if next > self.next || next < self.first_kept {
+        if self.gone || next > self.next || next < self.first_kept {
             return false;
         }
         while let Some(sent) = self.sent.pop_back_if(|sent| sent.index >= next) {
@@ -192,6 +204,7 @@ impl Answer {
         self.sent.clear();
         self.bytes = 0;
         self.ended = false;
+        self.gone = false;
         self.next = received.map_or(0, |last| last.saturating_add(1));
         self.first_kept = self.next;
         self.push(piece);
@@ -204,6 +217,6 @@ impl Answer {
         self.sent.clear();
         self.bytes = 0;
         self.ended = true;
-        self.first_kept = u32::MAX;
+        self.gone = true;
     }
 }

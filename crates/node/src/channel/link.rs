@@ -11,7 +11,10 @@ use fabstir_protocol::{
         HandshakeError, Kind, M1, Opener, R1, RecordType, Sealer, Shape, SignedDelegation, Welcome, encode,
     },
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -69,11 +72,13 @@ pub(crate) struct Link {
     peer: IpAddr,
     /// Cancelled once message 3 has come.
     greeted: CancellationToken,
+    /// Room for the requests that are not whole yet, among those of all sessions.
+    unfinished: Option<OwnedSemaphorePermit>,
 }
 
 impl Link {
     pub(crate) fn new(peer: IpAddr) -> Self {
-        Self { stage: Stage::Fresh, peer, greeted: CancellationToken::new() }
+        Self { stage: Stage::Fresh, peer, greeted: CancellationToken::new(), unfinished: None }
     }
 
     /// Whether text frames are of no meaning any more.
@@ -130,7 +135,10 @@ impl Link {
             (Stage::Open { session, mut opener, epoch }, Kind::Record) => {
                 let led = opener.open(frame).and_then(|record| session.receive(epoch, record));
                 match led {
-                    Ok(led) => act(node, &session, led)?,
+                    Ok((led, unfinished)) => {
+                        self.make_room(node, &session, unfinished);
+                        act(node, &session, led)?;
+                    }
                     Err(error) => {
                         // The keys are gone with the opener; the ticket, whose secret is another, stays.
                         node.channels_lost(&session, epoch);
@@ -146,6 +154,24 @@ impl Link {
             (Stage::Fresh | Stage::Greeting(_) | Stage::Over, _) => return Err(HandshakeError.into()),
         };
         Ok(())
+    }
+
+    /// Holds as much room as unfinished requests take. Where there is none, the client is told and the connection ends.
+    fn make_room(&mut self, node: &Node, session: &Session, bytes: usize) {
+        let needed = bytes.div_ceil(1024);
+        let held = self.unfinished.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        if needed <= held {
+            let spare = self.unfinished.as_mut().and_then(|room| room.split(held.saturating_sub(needed)));
+            return drop(spare);
+        }
+        let more = u32::try_from(needed.saturating_sub(held)).unwrap_or(u32::MAX);
+        match Arc::clone(&node.queued_kibibytes).try_acquire_many_owned(more) {
+            Ok(more) => match &mut self.unfinished {
+                Some(room) => room.merge(more),
+                None => self.unfinished = Some(more),
+            },
+            Err(_) => session.say(RecordType::Error, Flags::LAST, &wire_fault(Code::NodeBusy, None)),
+        }
     }
 
     /// Message 1: first what costs nothing, then one agreement, and only then what a handshake costs.

@@ -32,7 +32,11 @@ pub(super) async fn run(
         let until = match session.next(epoch) {
             Next::Send(outbound) => {
                 let Outbound { kind, flags, request, index, body } = outbound;
-                let Ok(frame) = sealer.seal(kind, flags, request, index, &body) else { break };
+                let Ok(frame) = sealer.seal(kind, flags, request, index, &body) else {
+                    // The counter is at its end, or the primitive failed: the next handshake begins anew.
+                    gone.cancel();
+                    break;
+                };
                 if out.send(Outgoing::Record(frame)).await.is_err() {
                     break;
                 }

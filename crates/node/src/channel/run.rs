@@ -133,8 +133,7 @@ async fn produce(
             output = generation.outputs.recv() => output.unwrap_or(Output::Failed(Failure::Engine)),
         };
         let pieces = match progress.take(output) {
-            Step::Words(words, _) if words.as_str().is_empty() => continue,
-            Step::Words(words, _) => vec![Piece::text(words.as_str())],
+            Step::Words(words, _) => Piece::text(words.as_str()),
             Step::Object(object, _) => Piece::event(object.as_bytes(), false),
             Step::Silent(_) | Step::Nothing => continue,
             Step::Ended(reason) => return Ok(reason),

@@ -10,7 +10,11 @@ use fabstir_protocol::{
     Code,
     ethereum::Address,
     identity::PublicKey,
-    v2::{Fault as WireFault, Flags, Goodbye, Received, RecordType, Requests, Shape, Sid, Welcome, encode},
+    seal::OpenError,
+    v2::{
+        Fault as WireFault, Flags, FromClient, Goodbye, Received, Record, RecordType, Requests, Shape, Sid,
+        Welcome, encode,
+    },
 };
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -209,18 +213,15 @@ impl Session {
         inner.epoch == epoch && inner.attached.is_none()
     }
 
-    /// Takes a record of the client's.
-    pub(super) fn receive(
-        &self,
-        epoch: u64,
-        record: fabstir_protocol::v2::Record,
-    ) -> Result<fabstir_protocol::v2::FromClient, fabstir_protocol::seal::OpenError> {
+    /// Takes a record of the client's: what it led to, and how many bytes of unfinished requests there are.
+    pub(super) fn receive(&self, epoch: u64, record: Record) -> Result<(FromClient, usize), OpenError> {
         let mut inner = lock(&self.inner);
         if inner.epoch != epoch {
-            return Err(fabstir_protocol::seal::OpenError);
+            return Err(OpenError);
         }
         inner.last_active = Instant::now();
-        inner.requests.take(record)
+        let led = inner.requests.take(record)?;
+        Ok((led, inner.requests.unfinished_bytes()))
     }
 
     /// Begins an answer; `None` where `most` are begun already.

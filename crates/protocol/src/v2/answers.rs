@@ -90,9 +90,21 @@ impl Answers {
         Self { control: self.control, welcomed: self.welcomed, ..Self::default() }
     }
 
-    /// The open requests that are not among those that the node knows: they are to be sent again.
+    /// The open requests that are not among those that the node knows, and that nothing came of: they are to be sent
+    /// again.
     pub fn unknown_to(&self, known: &[u32]) -> Vec<u32> {
-        self.open.keys().copied().filter(|id| !known.contains(id)).collect()
+        self.open.iter().filter(|(id, one)| one.next == 0 && !known.contains(id)).map(|(id, _)| *id).collect()
+    }
+
+    /// The open requests that something came of and that the node does not know any more: they are cut off. They are
+    /// not sent again, for what came would be made a second time.
+    pub fn lost_to(&mut self, known: &[u32]) -> Vec<u32> {
+        let lost: Vec<u32> = (self.open.iter())
+            .filter(|(id, one)| one.next > 0 && !known.contains(id))
+            .map(|(id, _)| *id)
+            .collect();
+        self.open.retain(|id, _| !lost.contains(id));
+        lost
     }
 
     /// Whether an answer has begun or is awaited.

@@ -71,6 +71,11 @@ impl Requests {
         self.known = known.into_iter().collect();
     }
 
+    /// Bytes of requests that are not whole yet.
+    pub fn unfinished_bytes(&self) -> usize {
+        self.open.values().filter_map(|one| one.bytes.as_ref()).map(|bytes| bytes.len()).sum()
+    }
+
     /// Takes the next record.
     ///
     /// # Errors
@@ -103,8 +108,7 @@ impl Requests {
         if index == 0 {
             self.begin(id)?;
         }
-        let others = self.open.values().filter_map(|one| one.bytes.as_ref()).map(|bytes| bytes.len());
-        let all = others.sum::<usize>().saturating_add(body.len());
+        let all = self.unfinished_bytes().saturating_add(body.len());
         let partial = self.open.get_mut(&id).filter(|partial| partial.next == index).ok_or(OpenError)?;
         partial.next = index.checked_add(1).ok_or(OpenError)?;
         let so_far = partial.bytes.as_ref().map_or(0, |bytes| bytes.len());

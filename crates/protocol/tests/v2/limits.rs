@@ -286,8 +286,8 @@ proptest! {
                     real.set_welcomed();
                     naive.set_welcomed();
                     due.0.remove(&0);
-                    let unknown = naive.unfinished().into_iter().filter(|id| !known.contains(id));
-                    prop_assert_eq!(real.unknown_to(&known), unknown.collect::<Vec<_>>());
+                    let (again, lost) = naive.after_a_resumption(&known);
+                    prop_assert_eq!((real.unknown_to(&known), real.lost_to(&known)), (again, lost));
                     continue;
                 }
                 Step::Expect(request) => {

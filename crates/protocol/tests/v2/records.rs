@@ -337,6 +337,13 @@ fn after_a_resumption_a_client_sends_again_what_the_node_does_not_know() {
     assert_eq!(answers.received(), [Received(1, 0)]);
     answers.reconnect();
     assert_eq!(answers.unknown_to(&[1]), [2]);
+    // What something came of is cut off where the node does not know it, and not asked for again.
+    let mut forgotten = Answers::default();
+    forgotten.set_welcomed();
+    forgotten.expect(1);
+    forgotten.take(answer(RecordType::Text, Flags::NONE, 0, b"hi")).unwrap();
+    assert!(forgotten.unknown_to(&[]).is_empty());
+    assert_eq!((forgotten.lost_to(&[]), forgotten.unfinished()), (vec![1], Vec::new()));
     answers.set_welcomed();
     assert!(matches!(
         answers.take(answer(RecordType::Text, Flags::NONE, 1, b"go on")),

@@ -280,6 +280,16 @@ impl ModelAnswers {
         self.welcomed = true;
     }
 
+    /// What is to be asked again, and what is cut off and forgotten.
+    pub(crate) fn after_a_resumption(&mut self, known: &[u32]) -> (Vec<u32>, Vec<u32>) {
+        let unknown = self.coming.iter().filter(|(id, _)| !known.contains(id));
+        let (again, lost): (Vec<_>, Vec<_>) = unknown.partition(|(_, answer)| answer.records == 0);
+        let ids = |list: Vec<(&u32, &Answer)>| list.into_iter().map(|(id, _)| *id).collect::<Vec<_>>();
+        let (again, lost) = (ids(again), ids(lost));
+        lost.iter().for_each(|id| drop(self.coming.remove(id)));
+        (again, lost)
+    }
+
     pub(crate) fn unfinished(&self) -> Vec<u32> {
         self.coming.keys().copied().collect()
     }

@@ -170,8 +170,8 @@ impl Channel {
                 real.set_welcomed();
                 model.set_welcomed();
             }
-            let unknown: Vec<u32> = model.unfinished().into_iter().filter(|id| !known.contains(id)).collect();
-            assert_eq!(real.unknown_to(&known), unknown);
+            let (again, lost) = model.after_a_resumption(&known);
+            assert_eq!((real.unknown_to(&known), real.lost_to(&known)), (again, lost));
         }
     }
 
