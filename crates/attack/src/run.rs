@@ -12,7 +12,11 @@ use std::{
 
 use fabstir_protocol::identity::PrivateKey;
 use serde_json::Value;
-use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 use crate::{
     plan::{CUT, LATE_CUT},
@@ -25,6 +29,11 @@ use crate::{
 
 /// How often a step is tried until its place is reached: under load a session may take another turn.
 const TRIES: usize = 4;
+/// How long is waited when the node takes no more handshakes for now, and how often.
+const RATE_LIMITED: Duration = Duration::from_secs(2);
+const MOST_WAITS: usize = 90;
+/// Sessions with nobody in between by which a model's answers are known.
+const CONTROLS: usize = 6;
 
 /// How often a node has begun to answer prompts that hold a text, where that can be seen.
 #[derive(Clone)]
@@ -89,6 +98,8 @@ pub struct Count {
 pub struct Report {
     /// Each of them.
     pub ended: Vec<Ended>,
+    /// How many questions were asked, at most: a node that makes more answers makes one twice.
+    pub asked: usize,
     /// How long it took.
     pub took: Duration,
 }
@@ -209,8 +220,10 @@ pub struct Suite {
 struct Run {
     suite: Suite,
     other: Arc<Recording>,
-    right: Option<Vec<Said>>,
+    /// Answers to each question that were heard with nobody in between, where they cannot be foretold.
+    right: Option<Vec<Vec<String>>>,
     number: AtomicUsize,
+    asked: AtomicUsize,
 }
 
 impl Suite {
@@ -220,8 +233,13 @@ impl Suite {
     /// [`SuiteError`].
     pub async fn run(&self, steps: Vec<Step>) -> Result<Report, SuiteError> {
         let start = Instant::now();
-        let mut run =
-            Run { suite: self.clone(), other: Arc::default(), right: None, number: AtomicUsize::new(0) };
+        let mut run = Run {
+            suite: self.clone(),
+            other: Arc::default(),
+            right: None,
+            number: AtomicUsize::new(0),
+            asked: AtomicUsize::new(0),
+        };
         run.prepare().await?;
         let run = Arc::new(run);
         let places = Arc::new(Semaphore::new(self.pace.parallel.max(1)));
@@ -239,7 +257,8 @@ impl Suite {
             ended.extend(one.ok());
         }
         ended.sort_by_key(|(number, _)| *number);
-        Ok(Report { ended: ended.into_iter().map(|(_, one)| one).collect(), took: start.elapsed() })
+        let asked = run.asked.load(Ordering::Relaxed);
+        Ok(Report { ended: ended.into_iter().map(|(_, one)| one).collect(), asked, took: start.elapsed() })
     }
 }
 
@@ -256,7 +275,7 @@ impl Run {
         let said: Result<Vec<Said>, String> = heard.into_iter().collect();
         let said = said.map_err(SuiteError::Control)?;
         if self.suite.expected == Expected::Alike {
-            self.right = Some(said);
+            self.right = Some(self.hear_right(said).await?);
         }
         self.other = Arc::new(log.seen);
         let questions = self.questions();
@@ -268,6 +287,27 @@ impl Run {
             | Verdict::Known(_)
             | Verdict::Unreached) => Err(SuiteError::Control(format!("{verdict:?}"))),
         }
+    }
+
+    /// The answers of some sessions with nobody in between, one after the other and side by side: a model may answer
+    /// otherwise when it answers others too.
+    async fn hear_right(&self, first: Vec<Said>) -> Result<Vec<Vec<String>>, SuiteError> {
+        let mut right: Vec<Vec<String>> = self.questions().iter().map(|_| Vec::new()).collect();
+        let mut heard = vec![first];
+        let sessions = (0..CONTROLS).map(|_| async {
+            let (heard, _) = self.converse(Vec::new(), &self.questions()).await?;
+            heard.into_iter().collect::<Result<Vec<Said>, String>>().map_err(SuiteError::Control)
+        });
+        for said in futures_util::future::join_all(sessions).await {
+            heard.push(said?);
+        }
+        for (number, said) in heard.into_iter().flat_map(|said| said.into_iter().enumerate()) {
+            let which = number.checked_rem(right.len()).unwrap_or(0);
+            if let Some(texts) = right.get_mut(which) {
+                texts.push(said.text);
+            }
+        }
+        Ok(right)
     }
 
     /// Two questions that nobody has asked before, where the answer can be foretold.
@@ -302,6 +342,7 @@ impl Run {
             pace: *pace,
             wallet: PrivateKey::random(&mut rng()),
         };
+        self.asked.fetch_add(questions.len(), Ordering::Relaxed);
         let address = talk.wallet.address().to_string();
         let heard = timeout(pace.patience, talk.ask(questions)).await;
         let mut heard = heard.unwrap_or_else(|_| vec![Err("the client still waits".to_owned())]);
@@ -318,7 +359,8 @@ impl Run {
     }
 
     async fn step(&self, step: &Step) -> Verdict {
-        for _ in 0..TRIES {
+        let (mut tries, mut waits, mut doubted) = (0, 0, false);
+        while tries < TRIES && waits < MOST_WAITS {
             let mut acts = vec![(step.place, step.act.clone())];
             if step.resumed {
                 acts.push((CUT, Act::CloseAfter));
@@ -328,13 +370,27 @@ impl Run {
                 Ok(conversed) => conversed,
                 Err(error) => return Verdict::Refused(error.to_string()),
             };
-            if log.done.first().is_some_and(|done| *done > 0) {
-                let verdict = self.judge(step.demand, &questions, &heard, &log, step.known);
-                if let (Verdict::Accepted(how), Some(_)) = (&verdict, step.known) {
-                    return Verdict::Known(how.clone());
-                }
+            // The node was not attacked, only asked too often.
+            if is_limited(&log) {
+                waits = waits.saturating_add(1);
+                sleep(RATE_LIMITED).await;
+                continue;
+            }
+            tries = tries.saturating_add(1);
+            if log.done.first().is_none_or(|done| *done == 0) {
+                continue;
+            }
+            let verdict = self.judge(step.demand, &questions, &heard, &log, step.known);
+            if let (Verdict::Accepted(how), Some(_)) = (&verdict, step.known) {
+                return Verdict::Known(how.clone());
+            }
+            // A model may say something else for once; an attack that succeeds does so again.
+            let doubt = self.right.is_some() && !doubted && matches!(verdict, Verdict::Accepted(_));
+            if !doubt {
                 return verdict;
             }
+            doubted = true;
+            tries = 0;
         }
         Verdict::Unreached
     }
@@ -379,7 +435,7 @@ impl Run {
 
     fn wrong(&self, number: usize, questions: &[String], said: &Said, strict: bool) -> Option<String> {
         if let Some(right) = &self.right {
-            let alike = right.get(number).is_some_and(|right| right.text == said.text);
+            let alike = right.get(number).is_some_and(|texts| texts.contains(&said.text));
             return (!alike).then(|| format!("{said:?} passed for whole"));
         }
         let asked = questions.get(number).map_or("", String::as_str);
@@ -423,5 +479,14 @@ fn acknowledged_as_another(log: &Log, client: &str) -> bool {
         }
         let json: Value = serde_json::from_str(text).unwrap_or_default();
         json.get("client_address").and_then(Value::as_str).is_some_and(|address| address != client)
+    })
+}
+
+/// Whether the node refused somebody, the client or the attacker, because there were too many before.
+fn is_limited(log: &Log) -> bool {
+    let seen = log.seen.iter().filter(|seen| seen.place.way == Way::ToClient).map(|seen| &seen.frame);
+    seen.chain(&log.replies).any(|frame| match frame {
+        Frame::Text(text) => text.contains("\"RATE_LIMITED\""),
+        Frame::Binary(_) => false,
     })
 }

@@ -18,6 +18,13 @@ Exit codes:
     5  a frame did not open, or the answer was cut off, or the node fell silent
   130  interrupted";
 
+const ATTACK: &str = "\
+The node is asked some thousand short questions, so let it be one of your own that nobody else uses.
+It must answer alike each time: ENGINE=echo, or a model at temperature 0.
+INITS_PER_MINUTE=6000 and SESSION_KEY_TTL_SECONDS=600 in the node's settings save waiting. docs/attacks.md says what is done.
+
+Exit code 0: no attack was accepted. With --reference: every attack that must succeed there did.";
+
 /// Ask a node over an end-to-end encrypted session.
 #[derive(Debug, Parser)]
 #[command(name = "fabstir", version, after_help = EXIT_CODES)]
@@ -37,6 +44,9 @@ pub(crate) enum Command {
     /// Make, show or delegate the key that signs your sessions
     #[command(subcommand)]
     Keys(Keys),
+    /// Play somebody in the middle, between clients of this program's and a node of your own
+    #[command(after_help = ATTACK)]
+    Attack(Attack),
     /// Show what an outsider sees of a captured session
     Inspect {
         /// A file that --capture wrote
@@ -58,6 +68,32 @@ pub(crate) struct Ask {
     pub(crate) stats: bool,
     /// What to ask; absent or `-`: read from standard input
     pub(crate) prompt: Option<String>,
+}
+
+/// Whom to attack, and how.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Attack {
+    /// The node: ws://host:port/v1/ws
+    #[arg(long, value_name = "URL", value_parser = node_url, required_unless_present = "reference")]
+    pub(crate) node: Option<Url>,
+    /// The node's identity: its address or, which version 1 needs, its public key
+    #[arg(long, value_name = "HEX", required_unless_present = "reference")]
+    pub(crate) node_key: Option<Pin>,
+    /// Version of the protocol
+    #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub(crate) protocol: u8,
+    /// Attack the guide's protocol as it was before it was mended, in this process: it must fall
+    #[arg(long, conflicts_with_all = ["node", "node_key", "protocol"])]
+    pub(crate) reference: bool,
+    /// Only attacks of this class; may be given several times
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) class: Vec<String>,
+    /// Attacks side by side
+    #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) parallel: u8,
+    /// Write each attack and what came of it
+    #[arg(long)]
+    pub(crate) list: bool,
 }
 
 #[derive(Debug, clap::Args)]

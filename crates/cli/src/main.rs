@@ -3,6 +3,7 @@
 
 mod args;
 mod ask;
+mod attack;
 mod capture;
 mod chat;
 mod connect;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         Command::Ask(ask) => block_on(ask::run(ask)),
         Command::Chat(chat) => block_on(chat::run(chat)),
         Command::Keys(keys) => keys::run(keys),
+        Command::Attack(attack) => block_on(attack::run(attack)),
         Command::Inspect { file } => inspect::run(&file),
     };
     match ended {
