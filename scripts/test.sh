@@ -19,6 +19,7 @@ export RUST_BACKTRACE=0
 stage "model" scripts/fetch-model.sh
 node_packages() {
     npm --prefix examples/guide-client ci --no-audit --no-fund --silent
+    npm --prefix examples/channel-client ci --no-audit --no-fund --silent
     npm --prefix crates/protocol/tests/eip712 ci --no-audit --no-fund --silent
 }
 stage "node packages" node_packages

@@ -27,6 +27,9 @@ use crate::{
     node::{self, Node},
 };
 
+/// Most bytes of a welcome in r2.
+const MOST_IN_R2: usize = 4000;
+
 /// Where a connection stands in version 2.
 #[derive(Debug)]
 enum Stage {
@@ -335,7 +338,11 @@ impl Link {
         let resume = opened.resume.clone().ok_or(HandshakeError)?;
         let shape = node.shape(resume.shape);
         let (epoch, known) = session.attach(gone.clone(), shape, Some(&resume.received));
-        let welcome = welcome(node, shape, true, known);
+        let mut welcome = welcome(node, shape, true, known);
+        // r2 holds 4 KiB, and the client has the list of models from its first welcome.
+        if encode(&welcome).len() > MOST_IN_R2 {
+            welcome.models.clear();
+        }
         let responded = node.on_pool(move || opened.respond(&welcome, &mut node::rng())).await;
         let Some(Ok((r2, channel))) = responded else {
             node.channels_lost(&session, epoch);
