@@ -193,6 +193,10 @@ impl Node {
         if !session.detach(epoch) {
             return;
         }
+        // Handshakes that are left behind must not fill the room for sessions.
+        if session.is_untouched() {
+            return self.channels.end(session);
+        }
         let (node, session) = (Arc::clone(self), Arc::clone(session));
         tokio::spawn(async move {
             let follow = node.channels.follow_lost(session, epoch);

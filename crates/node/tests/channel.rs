@@ -381,6 +381,19 @@ async fn unfinished_requests_are_bounded_over_all_sessions() {
     }
 }
 
+#[tokio::test]
+async fn a_session_that_nobody_asked_anything_of_ends_with_its_connection() {
+    let node = TestNode::start(echo()).await;
+    let session = open(&node).await;
+    assert_eq!(node.node.channels.count(), (1, 1));
+    session.lose_connection_for(Duration::from_millis(50));
+    while node.node.channels.count() != (0, 0) {
+        tokio::task::yield_now().await;
+    }
+    // Its client has another one, and need not know.
+    assert_eq!(say(&session, "hi").await.0.trim(), "hi");
+}
+
 /// The words are kept for a while, and then only that they were there.
 #[tokio::test]
 async fn an_answer_that_is_no_longer_kept_is_said_to_be_gone() {

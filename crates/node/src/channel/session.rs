@@ -207,6 +207,11 @@ impl Session {
         true
     }
 
+    /// Whether nothing was ever asked: there is nothing to come back for.
+    pub(crate) fn is_untouched(&self) -> bool {
+        lock(&self.inner).requests.is_untouched()
+    }
+
     /// Whether nobody has the session since the lending of `epoch`.
     pub(super) fn is_lost_since(&self, epoch: u64) -> bool {
         let inner = lock(&self.inner);

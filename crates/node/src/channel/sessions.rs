@@ -135,7 +135,7 @@ impl Sessions {
     }
 
     /// Ends a session: its keys, its ticket and its words are gone.
-    pub(super) fn end(&self, session: &Session) {
+    pub(crate) fn end(&self, session: &Session) {
         let mut inner = lock(&self.inner);
         inner.burn(session.name);
         inner.by_name.remove(&session.name);

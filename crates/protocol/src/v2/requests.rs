@@ -71,6 +71,11 @@ impl Requests {
         self.known = known.into_iter().collect();
     }
 
+    /// Whether nothing was ever asked.
+    pub fn is_untouched(&self) -> bool {
+        self.highest == 0
+    }
+
     /// Bytes of requests that are not whole yet.
     pub fn unfinished_bytes(&self) -> usize {
         self.open.values().filter_map(|one| one.bytes.as_ref()).map(|bytes| bytes.len()).sum()
