@@ -193,8 +193,16 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         for how in [0, 1, 4, 128] {
             all.push([&[4, how], times, &[0, 0, 60, 1]].concat());
             all.push([&[5, how], times].concat());
-            all.push([&[6, how], times, &[0, 1]].concat());
         }
+        // Two versions; another key shown, another signer, another chain; a version to come.
+        for how in [8, 9, 10, 136] {
+            all.push([&[6, how], times, &[0, 1]].concat());
+            all.push([&[6, how], times, &[0, 3]].concat());
+        }
+    }
+    // The signature's last byte in its other forms.
+    for last in [0, 1, 28] {
+        all.push(vec![1, 0, 1, 0, 153, last]);
     }
     for edits in [&[][..], &[0, 0, 60, 1], &[2, 0, 9, 1, b' '], &[4, 0, 90], &[6, 0, 30, 0, 40, 0, 0]] {
         all.extend([[&[1, 0], edits].concat(), [&[1, 1], edits].concat()]);

@@ -338,6 +338,26 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     ];
     let mut all: Vec<Vec<u8>> =
         lists.iter().map(|parts| [&[0], parts.concat().as_slice()].concat()).collect();
+    // Plaintexts with something behind the body, with other flags, of other types, cut short.
+    for kind in 0..8 {
+        for flags in 0..4 {
+            for request in 0..2 {
+                all.push(vec![0, 10, 0, kind, 128 | flags, request, 0, 2, b'h', b'i', 5, 0, 0, 3, 0, 0, 0]);
+                all.push(vec![0, 138, 0, kind, 128 | flags, request, 0, 2, b'h', b'i', 5, 0, 0, 3, 0, 1, 0]);
+            }
+        }
+    }
+    for edit in [
+        [1, 0, 1, 4],
+        [1, 0, 1, 128],
+        [1, 0, 0, 0],
+        [1, 0, 0, 9],
+        [1, 0, 11, 3],
+        [1, 0, 10, 1],
+        [4, 0, 11, 0],
+    ] {
+        all.push([&[0, 10, 0, 1, 128, 1, 0, 2, b'h', b'i'][..], &edit].concat());
+    }
     all.push([&[3], [&seal_end[..], &seal_end, &seal_end, &deliver, &deliver].concat().as_slice()].concat());
     all
 }
