@@ -41,7 +41,9 @@ echo "fuzz: building"
 "$bounded" 3600 nice -n 10 "$root/bin/cargo-fuzz" fuzz build --sanitizer "$sanitizer" --fuzz-dir fuzz --target-dir target/fuzz
 host=$(rustc -vV | sed -n 's/^host: //p')
 
-commit=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+# The commit that what is fuzzed is of.
+commit=$(git log -1 --format=%h --abbrev=12 -- crates/protocol/src 2>/dev/null || true)
+commit="${commit:-unknown}"
 git diff --quiet HEAD -- crates/protocol/src 2>/dev/null || commit+="+"
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
