@@ -474,6 +474,31 @@ async fn an_idle_session_is_told_goodbye() {
 }
 
 #[tokio::test]
+async fn a_node_that_goes_away_lets_answers_finish_and_says_so() {
+    let node = TestNode::start(slow_echo(Duration::from_millis(2))).await;
+    let (busy, idle) = (open(&node).await, open(&node).await);
+    say(&idle, "hi").await;
+    let words = "word ".repeat(200);
+    let mut answer = busy.ask(&Request::prompt(&*words)).await.unwrap();
+    answer.next().await.unwrap();
+    node.node.draining.cancel();
+    // Told, and not merely cut off: nobody tries to come back.
+    while idle.is_open() {
+        tokio::task::yield_now().await;
+    }
+    let end = loop {
+        if let Some(Event::End(end)) = timeout(PATIENCE, answer.next()).await.unwrap().unwrap() {
+            break end;
+        }
+    };
+    assert_eq!(end.usage.unwrap().completion_tokens, 200);
+    while busy.is_open() {
+        tokio::task::yield_now().await;
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn the_wrong_node_is_not_spoken_to() {
     let (node, other) = (TestNode::start(echo()).await, TestNode::start(echo()).await);
     let pinned = Config { node: other.key.address(), ..config(&node, anonymous()) };

@@ -336,7 +336,7 @@ impl Session {
     }
 
     /// Ends the session: the client is told, and the connection closed behind that.
-    pub(super) fn say_goodbye(&self, reason: &str) {
+    pub(crate) fn say_goodbye(&self, reason: &str) {
         self.say(RecordType::Goodbye, Flags::LAST, &Goodbye { reason: reason.to_owned() });
     }
 
@@ -349,6 +349,8 @@ impl Session {
         if let Some(Control { kind, flags, body }) = inner.control.pop_front() {
             let index = inner.next_control;
             inner.next_control = index.saturating_add(1);
+            drop(inner);
+            self.room.notify_waiters();
             return Next::Send(Outbound { kind, flags, request: 0, index, body });
         }
         let tick = (inner.shape == Shape::Bucket).then_some(TICK);

@@ -106,6 +106,7 @@ async fn read(node: &Node, connection: &mut Connection, stream: &mut Reader) -> 
     loop {
         let idle_drain = node.draining.is_cancelled();
         if idle_drain && !connection.is_busy() {
+            say_goodbye(connection).await;
             return End::Closed(CloseReason::GoingAway);
         }
         let answers = connection.answers.clone();
@@ -125,9 +126,7 @@ async fn read(node: &Node, connection: &mut Connection, stream: &mut Reader) -> 
                 // The answers are cancelled, and say so.
                 answers.close();
                 let _ = timeout(LAST_TRY, answers.wait()).await;
-                if let Some(session) = &channel {
-                    let _ = timeout(LAST_TRY, session.finished()).await;
-                }
+                say_goodbye(connection).await;
                 return End::Closed(CloseReason::GoingAway);
             }
             next = timeout(silence, stream.next()) => next,
@@ -142,6 +141,15 @@ async fn read(node: &Node, connection: &mut Connection, stream: &mut Reader) -> 
             Ok(Some(Ok(Message::Close(_)))) => return End::Left,
             Ok(Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)))) => {}
         }
+    }
+}
+
+/// Tells a client of version 2 in a sealed record that its session ends: nobody else can say that in the node's name.
+async fn say_goodbye(connection: &Connection) {
+    if let Some(session) = connection.link.session() {
+        let _ = timeout(LAST_TRY, session.finished()).await;
+        session.say_goodbye("the node is going away");
+        let _ = timeout(LAST_TRY, session.finished()).await;
     }
 }
 
