@@ -50,6 +50,8 @@ struct Live {
     opener: Opener,
     next_control: u32,
     opened: Instant,
+    /// Whether something of the session's came by it.
+    heard: bool,
 }
 
 pub(crate) struct Driver {
@@ -61,6 +63,25 @@ pub(crate) struct Driver {
     answers: Answers,
     asked: BTreeMap<u32, Asked>,
     last_number: u32,
+    trying: Trying,
+}
+
+/// Since when no connection was of any use, and how long to wait before the next one. One that opens and is lost at
+/// once must not be tried again at once, for ever.
+#[derive(Clone, Copy)]
+struct Trying {
+    since: Instant,
+    pause: Duration,
+}
+
+impl Trying {
+    fn anew() -> Self {
+        Self { since: Instant::now(), pause: Duration::ZERO }
+    }
+
+    fn again(&mut self) {
+        self.pause = self.pause.saturating_mul(2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+    }
 }
 
 /// How a connection ended.
@@ -106,7 +127,8 @@ impl Driver {
             asked.insert(1, Asked { body, events });
         }
         let least = Least { version: node.min_version, until: node.not_after };
-        Ok((Self { config, live, session, ticket, answers, asked, last_number }, welcome, least))
+        let trying = Trying::anew();
+        Ok((Self { config, live, session, ticket, answers, asked, last_number, trying }, welcome, least))
     }
 
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
@@ -216,7 +238,9 @@ impl Driver {
             Heard::Closed => return Err(Lost::Connection),
         };
         let led = self.live.opener.open(&frame).and_then(|record| self.answers.take(record));
-        match led.map_err(|_| Lost::Broken(Error::DidNotOpen))? {
+        let led = led.map_err(|_| Lost::Broken(Error::DidNotOpen))?;
+        self.live.heard = true;
+        match led {
             FromNode::Text(request, words) => self.tell(request, Event::Text(words)).await?,
             FromNode::Event(request, json) => self.tell(request, Event::Object(json)).await?,
             FromNode::End(request, end) => self.end(request, Ok(Event::End(end_of(end)))),
@@ -251,7 +275,9 @@ impl Driver {
 
     /// Gets the session another connection; `None` where that came to nothing and everybody was told.
     async fn recover(self) -> Option<Self> {
-        let Self { config, live, session, ticket, answers, asked, last_number } = self;
+        let Self { config, live, session, ticket, answers, asked, last_number, trying } = self;
+        let served = live.heard || live.opened.elapsed() >= LONGEST_PAUSE;
+        let trying = if served { Trying::anew() } else { trying };
         let mut lost = LostSession {
             config,
             capture: live.line.into_capture(),
@@ -260,16 +286,19 @@ impl Driver {
             answers,
             asked,
             last_number,
+            trying,
         };
-        let until = Instant::now().checked_add(lost.config.resume_for);
-        let mut pause = FIRST_PAUSE;
+        let until = trying.since.checked_add(lost.config.resume_for);
         loop {
+            sleep(lost.trying.pause).await;
+            lost.trying.again();
+            if until.is_some_and(|until| Instant::now() >= until) {
+                tell_all(lost.asked, || Error::Truncated);
+                return None;
+            }
             match lost.attempt().await {
                 Ok(opened) => return lost.open(opened).await,
-                Err(error) if error.is_passing() && until.is_none_or(|until| Instant::now() < until) => {
-                    sleep(pause).await;
-                    pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
-                }
+                Err(error) if error.is_passing() => {}
                 // Why is of no use to who waits for an answer: it is cut off.
                 Err(_) => {
                     tell_all(lost.asked, || Error::Truncated);
@@ -289,6 +318,7 @@ struct LostSession {
     answers: Answers,
     asked: BTreeMap<u32, Asked>,
     last_number: u32,
+    trying: Trying,
 }
 
 impl LostSession {
@@ -346,8 +376,8 @@ impl LostSession {
                 tell_all(std::mem::take(&mut self.asked), || Error::Truncated);
             }
         }
-        let Self { config, session, answers, asked, last_number, .. } = self;
-        let mut driver = Driver { config, live, session, ticket, answers, asked, last_number };
+        let Self { config, session, answers, asked, last_number, trying, .. } = self;
+        let mut driver = Driver { config, live, session, ticket, answers, asked, last_number, trying };
         for request in again {
             let Some(asked) = driver.asked.get(&request) else { continue };
             let frames = sealed_request(&mut driver.live.sealer, request, &asked.body).ok()?;
@@ -366,7 +396,7 @@ impl Live {
     fn of(opened: Opened) -> (Self, Option<Ticket>) {
         let Opened { line, channel, welcome } = opened;
         let Channel { sealer, opener, ticket, .. } = channel;
-        let live = Self { line, sealer, opener, next_control: 0, opened: Instant::now() };
+        let live = Self { line, sealer, opener, next_control: 0, opened: Instant::now(), heard: false };
         (live, welcome.ticket.then_some(ticket))
     }
 }

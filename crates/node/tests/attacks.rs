@@ -169,3 +169,25 @@ async fn without_its_welcome_no_session_is_open() {
         assert!(opened.is_err(), "{act:?}");
     }
 }
+
+/// Whoever carries the frames can keep a client from its answer, and not make it hammer the node for it.
+#[tokio::test]
+async fn a_client_that_is_cut_off_each_time_waits_longer_each_time_and_gives_up() {
+    let node = TestNode::start(support::slow_echo(Duration::from_millis(20))).await;
+    let said = |nth| Place::new(Way::ToClient, Kind::Record, nth);
+    // Each resumption is through, and nothing after it.
+    let acts = vec![(said(1), Act::CloseAfter), (said(0).on(1), Act::CloseAlways)];
+    let plan = Plan { acts, ..Plan::default() };
+    let proxy = Proxy::start(&format!("ws://{}/v1/ws", node.address), plan).await.unwrap();
+    let config = Config {
+        resume_for: Duration::from_secs(1),
+        ..Config::new(proxy.url(), node.key.address(), anonymous())
+    };
+    let session = Session::connect(config).await.unwrap();
+    let answer = session.ask(&fabstir_client::Request::prompt("word ".repeat(100))).await.unwrap();
+    let told = tokio::time::timeout(support::PATIENCE, answer.text()).await.expect("it gives up");
+    assert!(matches!(told, Err(fabstir_client::Error::Truncated)), "{told:?}");
+    let seen = proxy.into_log().seen;
+    let resumptions = seen.iter().filter(|seen| seen.place.kind == Kind::R1).count();
+    assert!((2..=7).contains(&resumptions), "{resumptions}");
+}
