@@ -20,9 +20,12 @@ use fabstir_attack::{
     Act, Byte, Class, Expected, FALLS, Keep, Kind, Ledger, Pace, Place, Plan, Proxy, Reference, Report, Step,
     Subject, Suite, Target, Way, version_1, version_2,
 };
-use fabstir_client::{Config, Session, anonymous};
+use fabstir_client::{ClientIdentity, Config, Session, anonymous};
 use fabstir_engine::{EchoEngine, Engine, Generation, ModelInfo, Prompt, Refused, Request, Status};
+use fabstir_protocol::v2::{Advertisement, Answers, AwaitingM2, AwsLc, Claim, FromNode, Hello, Sid, Welcome};
+use futures_util::{SinkExt as _, StreamExt as _};
 use support::TestNode;
+use tokio_tungstenite::tungstenite::Message;
 
 /// The echo, and a list of what it was asked to say.
 #[derive(Debug)]
@@ -190,4 +193,43 @@ async fn a_client_that_is_cut_off_each_time_waits_longer_each_time_and_gives_up(
     let seen = proxy.into_log().seen;
     let resumptions = seen.iter().filter(|seen| seen.place.kind == Kind::R1).count();
     assert!((2..=7).contains(&resumptions), "{resumptions}");
+}
+
+/// A client that makes its own handshake, with a claim or without: what the node welcomes it with, and the session's name.
+async fn greeted(
+    node: &TestNode,
+    who: &ClientIdentity,
+    claim: Option<Claim>,
+) -> (Welcome, Sid, support::Peer) {
+    let shown: Advertisement = serde_json::from_value(node.get_json("/v1/node").await).unwrap();
+    let now = node.node.clock.unix(tokio::time::Instant::now());
+    let verified = shown.verify(node.key.address(), now).unwrap();
+    let mut peer = node.connect().await;
+    let (m1, waiting) = AwaitingM2::<AwsLc>::start(&verified, &mut support::rng()).unwrap();
+    peer.socket.send(Message::binary(m1)).await.unwrap();
+    let m2 = peer.socket.next().await.unwrap().unwrap().into_data();
+    let hello = Hello { ticket: true, claim, ..Hello::default() };
+    let (m3, mut channel) = waiting.finish(&m2, who, &hello, &mut support::rng()).unwrap();
+    peer.socket.send(Message::binary(m3)).await.unwrap();
+    let frame = peer.socket.next().await.unwrap().unwrap().into_data();
+    let record = channel.opener.open(&frame).unwrap();
+    let FromNode::Welcome(welcome) = Answers::default().take(record).unwrap() else { panic!() };
+    (welcome, channel.sid, peer)
+}
+
+/// The name of a session is no secret to who sees a memory dump or a log: it is honoured for the key that opened it alone.
+#[tokio::test]
+async fn nobody_claims_the_session_of_another_key() {
+    let node = TestNode::start(support::echo()).await;
+    let (alice, mallory) = (anonymous(), anonymous());
+    let (welcome, session, _hers) = greeted(&node, &alice, None).await;
+    assert_eq!(welcome.known, None);
+    let claim = || Some(Claim { session, received: Vec::new() });
+    let (welcome, own, _his) = greeted(&node, &mallory, claim()).await;
+    assert_eq!(welcome.known, None, "a session of his own");
+    assert_ne!(own, session);
+    assert_eq!(node.node.channels.count().0, 2);
+    let (welcome, _, _again) = greeted(&node, &alice, claim()).await;
+    assert_eq!(welcome.known, Some(Vec::new()), "she has hers");
+    assert_eq!(node.node.channels.count().0, 2);
 }
