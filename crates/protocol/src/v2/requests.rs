@@ -13,6 +13,9 @@ use crate::seal::OpenError;
 /// Requests that one channel may begin again after resumptions, in all. More than any client has open.
 const MOST_REMEMBERED: usize = 65_536;
 
+/// Requests that may be on their way at once, whole ones not counted.
+const MOST_UNFINISHED: usize = 256;
+
 /// What a record led to.
 #[derive(Debug)]
 pub enum FromClient {
@@ -48,6 +51,8 @@ pub struct Requests {
     again_up_to: u32,
     known: HashSet<u32>,
     open: BTreeMap<u32, Partial>,
+    /// Bytes of all that is open.
+    buffered: usize,
 }
 
 impl Requests {
@@ -60,6 +65,7 @@ impl Requests {
             again_up_to: 0,
             known: HashSet::new(),
             open: BTreeMap::new(),
+            buffered: 0,
         }
     }
 
@@ -67,6 +73,7 @@ impl Requests {
     pub fn resume(&mut self, known: impl IntoIterator<Item = u32>) {
         self.control = 0;
         self.open.clear();
+        self.buffered = 0;
         self.again_up_to = self.highest;
         self.known = known.into_iter().collect();
     }
@@ -78,7 +85,7 @@ impl Requests {
 
     /// Bytes of requests that are not whole yet.
     pub fn unfinished_bytes(&self) -> usize {
-        self.open.values().filter_map(|one| one.bytes.as_ref()).map(|bytes| bytes.len()).sum()
+        self.buffered
     }
 
     /// Takes the next record.
@@ -121,19 +128,27 @@ impl Requests {
         let fits =
             so_far.saturating_add(body.len()) <= self.max_bytes && all <= self.max_bytes.saturating_mul(2);
         let too_large = !fits && partial.bytes.take().is_some();
+        if too_large {
+            self.buffered = self.buffered.saturating_sub(so_far);
+        }
         if let Some(bytes) = &mut partial.bytes {
             append(bytes, &body);
+            self.buffered = self.buffered.saturating_add(body.len());
         }
         if flags.last
             && let Some(Partial { bytes, .. }) = self.open.remove(&id)
             && let Some(bytes) = bytes
         {
+            self.buffered = self.buffered.saturating_sub(bytes.len());
             return Ok(FromClient::Request(id, bytes));
         }
         Ok(if too_large { FromClient::TooLarge(id) } else { FromClient::Nothing })
     }
 
     fn begin(&mut self, id: u32) -> Result<(), OpenError> {
+        if self.open.len() >= MOST_UNFINISHED {
+            return Err(OpenError);
+        }
         if id > self.highest {
             self.highest = id;
         } else {

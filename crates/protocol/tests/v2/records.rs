@@ -227,6 +227,19 @@ fn a_request_that_is_too_large_is_said_once_and_passed_over() {
 }
 
 #[test]
+fn requests_that_are_never_finished_are_bounded() {
+    let mut requests = Requests::new(1000);
+    for id in 1..=256 {
+        requests.take(request(id, 0, false, b"ab")).unwrap();
+    }
+    assert_eq!(requests.unfinished_bytes(), 512);
+    requests.take(request(1, 1, true, b"c")).unwrap();
+    assert_eq!(requests.unfinished_bytes(), 510);
+    requests.take(request(257, 0, false, b"")).unwrap();
+    assert!(requests.take(request(258, 0, true, b"")).is_err());
+}
+
+#[test]
 fn what_belongs_to_the_connection_has_an_index_of_its_own() {
     let mut requests = Requests::new(9);
     let ack = Ack { received: vec![Received(1, 2)] };

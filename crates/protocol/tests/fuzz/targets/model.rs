@@ -198,6 +198,9 @@ impl ModelRequests {
     }
 
     fn begin(&mut self, id: u32) -> Option<()> {
+        if self.coming.len() >= 256 {
+            return None;
+        }
         if self.begun.last().is_none_or(|highest| id > *highest) {
             self.begun.insert(id);
         } else {
