@@ -34,6 +34,8 @@ type Downstream = WebSocketStream<TcpStream>;
 const REPLY: Duration = Duration::from_millis(250);
 /// How long connections get to end once the client is done.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Connections of one client that are carried.
+const MOST_CONNECTIONS: usize = 12;
 /// Frames that an attacker sends on one connection of its own.
 const MOST_AGAIN: usize = 64;
 
@@ -159,6 +161,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                     log.connections = log.connections.saturating_add(1);
                     log.connections.saturating_sub(1)
                 };
+                // A client that is cut off each time comes back each time: the node is not to suffer for it.
+                if number >= MOST_CONNECTIONS {
+                    continue;
+                }
                 shared.open.fetch_add(1, Ordering::Relaxed);
                 let shared = Arc::clone(&shared);
                 relays.spawn(async move {

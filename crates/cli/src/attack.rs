@@ -46,9 +46,9 @@ pub(crate) async fn run(attack: Attack) -> Result<Exit, Failure> {
         ledger: None,
         pace: Pace {
             parallel: attack.parallel.into(),
-            silence: Duration::from_secs(3),
-            resume_for: Duration::from_secs(6),
-            patience: Duration::from_secs(20),
+            silence: Duration::from_secs(1),
+            resume_for: Duration::from_secs(3),
+            patience: Duration::from_secs(12),
         },
     };
     let before = answers(url).await;
