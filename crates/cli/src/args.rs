@@ -220,6 +220,9 @@ pub(crate) struct Delegate {
     /// Where [default: delegate.json in the configuration directory]
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
+    /// Replace a delegate that is there: it is lost
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 fn lifetime(text: &str) -> Result<u64, &'static str> {

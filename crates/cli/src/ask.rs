@@ -30,8 +30,9 @@ pub(crate) async fn run(ask: Ask) -> Result<Exit, Failure> {
         tell(&mut client, &request, |text| words.show(text)).await
     };
     words.end_if_open();
-    let told = told?;
+    // Whatever came of it: a session that is left open costs its node something.
     client.close().await;
+    let told = told?;
     match &told.how {
         How::Unread => Ok(Exit::Ok),
         How::Interrupted => Ok(Exit::Interrupted),

@@ -139,8 +139,11 @@ impl Prepared {
         tokio::select! {
             client = opening => match client {
                 Ok(client) => {
-                    if let Client::V2(session) = &client {
-                        self.node.remember_least(session.least())?;
+                    if let Client::V2(session) = &client
+                        && let Err(failure) = self.node.remember_least(session.least())
+                    {
+                        // The session is good; what could not be remembered is said.
+                        failure.report();
                     }
                     Ok(Some(client))
                 }

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -70,6 +70,15 @@ pub(crate) fn run(command: &Delegate) -> Result<Exit, Failure> {
     };
     if let Some(signature) = &command.signature {
         return complete(&path, signature);
+    }
+    // Never over anything that is there: it may be the wallet itself.
+    if path.exists() && !command.force {
+        return Err(Failure::file(&path, "there is something already; --force replaces it, and it is lost"));
+    }
+    let inputs = [&command.wallet, &command.keystore];
+    let same = |input: &PathBuf| fs::canonicalize(input).ok() == fs::canonicalize(&path).ok();
+    if path.exists() && inputs.into_iter().flatten().any(same) {
+        return Err(Failure::file(&path, "that is the wallet: name another file with --out"));
     }
     let wallet = wallet(command)?;
     let address = match (&wallet, command.address) {
@@ -166,6 +175,6 @@ fn wallet(command: &Delegate) -> Result<Option<PrivateKey>, Failure> {
             asked.map_err(|error| Failure::new(Exit::Usage, format!("cannot read the password: {error}")))?
         }
     };
-    let password = password.strip_suffix('\n').unwrap_or(&password);
+    let password = password.trim_end_matches(['\n', '\r']);
     keystore::open(path, password).map(Some)
 }

@@ -92,7 +92,9 @@ impl From<Error> for Failure {
             Error::Protocol => (Exit::Broken, "check that --node ends in /v1/ws".to_owned()),
             Error::Truncated => (Exit::Broken, "what came is not the whole answer; ask again".to_owned()),
             Error::Silent(_) => (Exit::Broken, "try again, or another node".to_owned()),
-            Error::Closed => (Exit::Broken, "start again".to_owned()),
+            Error::Closed | Error::SessionLost => {
+                (Exit::Broken, "start again; what the node remembered of it is gone".to_owned())
+            }
         };
         Self::new(exit, format!("{}; {advice}", printable(&error.to_string())))
     }
@@ -105,7 +107,9 @@ fn identity_advice(shown: &AdvertisementError) -> &'static str {
              without forward secrecy"
         }
         AdvertisementError::Certificate(_) => "check this machine's clock, and ask the node's operator",
-        AdvertisementError::Malformed | AdvertisementError::OtherIdentity(_) => {
+        AdvertisementError::Malformed
+        | AdvertisementError::OtherIdentity(_)
+        | AdvertisementError::Moved(_) => {
             "either it is not that node, or someone stands in between: ask its operator"
         }
     }

@@ -102,6 +102,7 @@ impl Pinned {
         if least.version < 2 {
             return Ok(());
         }
+        let _alone = Alone::over(&self.file)?;
         let note = format!("# {} {} {}\n", least_word(&self.place), least.version, least.until);
         let text = match fs::read_to_string(&self.file) {
             Ok(text) => text,
@@ -121,7 +122,17 @@ impl Pinned {
     /// Why no session was opened. A node that cannot open what was sealed for a key that is known from before may
     /// have another one now: it is asked, and if so that is said as loudly as can be.
     pub(crate) async fn explain(&self, error: fabstir_client::Error) -> Failure {
-        use fabstir_protocol::v2::AdvertisementError::OtherIdentity;
+        use fabstir_protocol::v2::AdvertisementError::{Moved, OtherIdentity};
+        if let fabstir_client::Error::Identity(Moved(to)) = &error {
+            let what = format!(
+                "{} says that its identity is {} now, signed by the one that is known; ask its operator, and if it is so, \
+                 pin the new one: --node-key {}",
+                self.place,
+                to.to_checksum(),
+                to.to_checksum(),
+            );
+            return Failure::new(Exit::Identity, what);
+        }
         if let fabstir_client::Error::Identity(OtherIdentity(shown)) = &error
             && let Some((line, file)) = &self.line
         {
@@ -137,6 +148,21 @@ impl Pinned {
             return changed(&self.place, ("proven", &Pin::Key(proven)), &self.pin, *line, file);
         }
         error.into()
+    }
+}
+
+/// Held while known_nodes is changed: calls side by side must not undo each other's lines.
+struct Alone(#[expect(dead_code, reason = "held, and given up when it is dropped")] fs::File);
+
+impl Alone {
+    fn over(file: &Path) -> Result<Self, Failure> {
+        keys::make_parent(file)?;
+        let mut beside = file.as_os_str().to_owned();
+        beside.push(".lock");
+        let beside = PathBuf::from(beside);
+        let opened = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&beside);
+        let locked = opened.and_then(|opened| opened.lock().map(|()| Self(opened)));
+        locked.map_err(|error| Failure::file(&beside, error))
     }
 }
 
@@ -229,7 +255,7 @@ impl KnownNodes {
 }
 
 fn remember(file: &Path, place: &Place, key: &Pin) -> Result<(), Failure> {
-    keys::make_parent(file)?;
+    let _alone = Alone::over(file)?;
     let opened = fs::OpenOptions::new().create(true).append(true).open(file);
     let written = opened.and_then(|mut opened| {
         // Whoever edited the file by hand may have left its last line without an end.

@@ -154,6 +154,14 @@ fn a_wallet_delegates_once_and_need_not_be_there() {
     let refused = user.ask(&other, &["--delegate", &delegated, "hi"]);
     assert_exit(&refused, 1);
     assert!(err(&refused).contains("CERTIFICATE_INVALID"), "{}", err(&refused));
+    // Never over what is there, the wallet least of all.
+    let wallet = wallet.to_str().unwrap();
+    assert_exit(&user.run(&["keys", "new", "--out", wallet]), 0);
+    assert_exit(&make(&["--wallet", wallet, "--any-node"]), 2);
+    let over = ["keys", "delegate", "--out", wallet, "--wallet", wallet, "--any-node", "--force"];
+    assert_exit(&user.run(&over), 2);
+    assert!(fs::read_to_string(wallet).unwrap().starts_with("0x"));
+    assert_exit(&make(&["--wallet", wallet, "--any-node", "--force"]), 0);
     assert_exit(&make(&["--wallet", &delegated, "--for", "31d", "--any-node"]), 2);
     assert_exit(&make(&["--wallet", &delegated, "--for", "1d"]), 2);
 }

@@ -31,16 +31,25 @@ type Events = mpsc::Sender<Result<Event, Error>>;
 /// What a user wants.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Ask { body: Zeroizing<Vec<u8>>, events: Events, reply: oneshot::Sender<u32> },
+    Ask { body: Zeroizing<Vec<u8>>, events: Events, keeps: bool, reply: oneshot::Sender<u32> },
     Cancel(u32),
     Goodbye(oneshot::Sender<()>),
     Lose(Duration),
+}
+
+/// A request that is made while the session is opened.
+pub(crate) struct First {
+    pub(crate) body: Zeroizing<Vec<u8>>,
+    pub(crate) events: Events,
+    pub(crate) keeps: bool,
 }
 
 /// A request without its whole answer.
 struct Asked {
     body: Zeroizing<Vec<u8>>,
     events: Events,
+    /// Whether its user wants no more of it.
+    cancelled: bool,
 }
 
 /// A connection with its keys.
@@ -63,6 +72,10 @@ pub(crate) struct Driver {
     answers: Answers,
     asked: BTreeMap<u32, Asked>,
     last_number: u32,
+    /// Whether the node keeps a conversation for this session.
+    keeps: bool,
+    /// When the last full handshake was: a resumption is none.
+    keyed: Instant,
     trying: Trying,
 }
 
@@ -103,14 +116,14 @@ impl From<SealError> for Lost {
 impl Driver {
     pub(crate) async fn open(
         mut config: Config,
-        first: Option<(Zeroizing<Vec<u8>>, Events)>,
+        first: Option<First>,
     ) -> Result<(Self, Welcome, Least), Error> {
         let capture = config.capture.take();
         let (mut line, node) = reach(&config, capture).await.map_err(|(error, _)| error)?;
         let mut answers = Answers::default();
         let hello = hello(&config, None);
         let send_first = |channel: &mut Channel| match &first {
-            Some((body, _)) => Ok(sealed_request(&mut channel.sealer, 1, body)?),
+            Some(first) => Ok(sealed_request(&mut channel.sealer, 1, &first.body)?),
             None => Ok(Vec::new()),
         };
         if first.is_some() {
@@ -123,12 +136,16 @@ impl Driver {
         let (live, ticket) = Live::of(Opened { line, channel, welcome: welcome.clone() });
         let mut asked = BTreeMap::new();
         let last_number = u32::from(first.is_some());
-        if let Some((body, events)) = first {
-            asked.insert(1, Asked { body, events });
+        let keeps = first.as_ref().is_some_and(|first| first.keeps);
+        if let Some(First { body, events, .. }) = first {
+            asked.insert(1, Asked { body, events, cancelled: false });
         }
         let least = Least { version: node.min_version, until: node.not_after };
         let trying = Trying::anew();
-        Ok((Self { config, live, session, ticket, answers, asked, last_number, trying }, welcome, least))
+        let keyed = Instant::now();
+        let driver =
+            Self { config, live, session, ticket, answers, asked, last_number, keeps, keyed, trying };
+        Ok((driver, welcome, least))
     }
 
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
@@ -156,7 +173,7 @@ impl Driver {
         let mut heard_at = Instant::now();
         loop {
             let silent = heard_at.checked_add(self.config.silence_timeout).unwrap_or(heard_at);
-            let renew = self.live.opened.checked_add(self.config.renew_after).unwrap_or(heard_at);
+            let renew = self.keyed.checked_add(self.config.renew_after).unwrap_or(heard_at);
             let done = tokio::select! {
                 command = commands.recv() => self.command(command).await,
                 heard = self.live.line.hear() => {
@@ -178,12 +195,13 @@ impl Driver {
 
     async fn command(&mut self, command: Option<Command>) -> Result<(), Lost> {
         match command {
-            Some(Command::Ask { body, events, reply }) => {
+            Some(Command::Ask { body, events, keeps, reply }) => {
+                self.keeps |= keeps;
                 self.last_number = self.last_number.saturating_add(1);
                 let number = self.last_number;
                 self.answers.expect(number);
                 let frames = sealed_request(&mut self.live.sealer, number, &body)?;
-                self.asked.insert(number, Asked { body, events });
+                self.asked.insert(number, Asked { body, events, cancelled: false });
                 // Who asked and left has dropped the answer, and that cancels it.
                 let _ = reply.send(number);
                 for frame in frames {
@@ -192,6 +210,7 @@ impl Driver {
                 Ok(())
             }
             Some(Command::Cancel(request)) if self.asked.contains_key(&request) => {
+                self.asked.entry(request).and_modify(|asked| asked.cancelled = true);
                 self.control(RecordType::Cancel, Flags::NONE, &Cancel { request }).await
             }
             Some(Command::Cancel(_)) => Ok(()),
@@ -243,7 +262,12 @@ impl Driver {
         match led {
             FromNode::Text(request, words) => self.tell(request, Event::Text(words)).await?,
             FromNode::Event(request, json) => self.tell(request, Event::Object(json)).await?,
-            FromNode::End(request, end) => self.end(request, Ok(Event::End(end_of(end)))),
+            FromNode::End(request, end) => {
+                // Nobody here cancelled it: the connection was gone for longer than the node goes on alone.
+                let ours = self.asked.get(&request).is_none_or(|asked| asked.cancelled);
+                let cut = end.finish_reason == "cancelled" && !ours;
+                self.end(request, if cut { Err(Error::Truncated) } else { Ok(Event::End(end_of(end))) });
+            }
             FromNode::Failed(request, fault) => self.end(request, Err(error_of(fault))),
             FromNode::Fault(fault, true) => return Err(Lost::Broken(error_of(fault))),
             FromNode::Goodbye(_) => return Err(Lost::Broken(Error::Closed)),
@@ -275,7 +299,7 @@ impl Driver {
 
     /// Gets the session another connection; `None` where that came to nothing and everybody was told.
     async fn recover(self) -> Option<Self> {
-        let Self { config, live, session, ticket, answers, asked, last_number, trying } = self;
+        let Self { config, live, session, ticket, answers, asked, last_number, keeps, keyed, trying } = self;
         let served = live.heard || live.opened.elapsed() >= LONGEST_PAUSE;
         let trying = if served { Trying::anew() } else { trying };
         let mut lost = LostSession {
@@ -286,6 +310,8 @@ impl Driver {
             answers,
             asked,
             last_number,
+            keeps,
+            keyed,
             trying,
         };
         let until = trying.since.checked_add(lost.config.resume_for);
@@ -318,6 +344,10 @@ struct LostSession {
     answers: Answers,
     asked: BTreeMap<u32, Asked>,
     last_number: u32,
+    /// Whether the node keeps a conversation for this session.
+    keeps: bool,
+    /// When the last full handshake was: a resumption is none.
+    keyed: Instant,
     trying: Trying,
 }
 
@@ -342,7 +372,9 @@ impl LostSession {
             // The ticket is spent, and what it was spent for did not come: only the key can speak for the session.
             let hello = hello(&self.config, Some(Claim { session: self.session, received }));
             let opening = line.handshake(&self.config, &node, &hello, &mut self.answers, |_| Ok(Vec::new()));
-            timeout(limit, opening).await
+            let opened = timeout(limit, opening).await;
+            self.keyed = Instant::now();
+            opened
         };
         match opened.map_err(|_| Error::Silent(limit)).flatten() {
             Ok((channel, welcome)) => Ok(Opened { line, channel, welcome }),
@@ -368,16 +400,23 @@ impl LostSession {
                     }
                 }
             }
+            None if self.keeps => {
+                // What was said is gone: to go on as if it were not would answer another question.
+                tell_all(self.asked, || Error::SessionLost);
+                live.line.close().await;
+                return None;
+            }
             None => {
-                // The node has another session for us: what it began of this one it does not have.
+                // The node has another session for us: what it began of this one it does not have. Numbers go on, so that
+                // no old answer is taken for a new one's.
                 self.session = name;
                 self.answers = self.answers.anew();
-                self.last_number = 0;
                 tell_all(std::mem::take(&mut self.asked), || Error::Truncated);
             }
         }
-        let Self { config, session, answers, asked, last_number, trying, .. } = self;
-        let mut driver = Driver { config, live, session, ticket, answers, asked, last_number, trying };
+        let Self { config, session, answers, asked, last_number, keeps, keyed, trying, .. } = self;
+        let mut driver =
+            Driver { config, live, session, ticket, answers, asked, last_number, keeps, keyed, trying };
         for request in again {
             let Some(asked) = driver.asked.get(&request) else { continue };
             let frames = sealed_request(&mut driver.live.sealer, request, &asked.body).ok()?;

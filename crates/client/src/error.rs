@@ -49,7 +49,11 @@ pub enum Error {
     /// The node said nothing for too long.
     #[error("the node said nothing for {} seconds", .0.as_secs())]
     Silent(Duration),
-    /// The session was closed by an earlier error.
+    /// The node has the session no more, and with it the conversation that it kept: it was restarted, or the connection was
+    /// gone for too long.
+    #[error("the node has lost the session, and what was said in it")]
+    SessionLost,
+    /// The session was closed: by an earlier error, by the node, or because the node has it no more.
     #[error("the session is closed")]
     Closed,
 }
@@ -72,6 +76,7 @@ impl Error {
             | Self::DidNotOpen
             | Self::Protocol
             | Self::Truncated
+            | Self::SessionLost
             | Self::Closed => false,
         }
     }
@@ -81,6 +86,7 @@ impl Error {
         match self {
             Self::DidNotOpen => Self::DidNotOpen,
             Self::Protocol => Self::Protocol,
+            Self::SessionLost => Self::SessionLost,
             Self::Refused { code, message, retry_after } => {
                 Self::Refused { code: code.clone(), message: message.clone(), retry_after: *retry_after }
             }

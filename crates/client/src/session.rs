@@ -8,13 +8,16 @@ use fabstir_protocol::{
     v2::{ClientIdentity, ModelEntry, Shape, Welcome},
 };
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use zeroize::Zeroizing;
 
 use crate::{
     Error, Event, Request,
     answer::Capture,
-    driver::{Command, Driver},
+    driver::{Command, Driver, First},
 };
 
 /// Pieces of an answer that may wait for their reader. One that leaves more unread gets no more of it: the others share
@@ -22,6 +25,9 @@ use crate::{
 const UNREAD: usize = 4096;
 /// What a user wants and the driver has not looked at yet.
 const COMMANDS: usize = 256;
+
+/// How long a goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Which node, who asks, and how.
 pub struct Config {
@@ -127,7 +133,8 @@ impl Session {
     pub async fn connect_asking(config: Config, request: &Request) -> Result<(Self, Answer), Error> {
         let (events, receiver) = mpsc::channel(UNREAD);
         let body = body(Op::Chat, request.to_json().as_str());
-        let (driver, welcome, least) = Driver::open(config, Some((body, events))).await?;
+        let first = First { body, events, keeps: request.prompt.is_some() };
+        let (driver, welcome, least) = Driver::open(config, Some(first)).await?;
         let session = Self::driven(driver, welcome, least);
         let answer = Answer { number: 1, commands: session.commands.clone(), events: receiver, done: false };
         Ok((session, answer))
@@ -144,7 +151,7 @@ impl Session {
     /// # Errors
     /// [`Error::Closed`].
     pub async fn ask(&self, request: &Request) -> Result<Answer, Error> {
-        self.ask_json(Op::Chat, &request.to_json()).await
+        self.send(Op::Chat, &request.to_json(), request.prompt.is_some()).await
     }
 
     /// Sends a request whose body is a JSON object in OpenAI's form.
@@ -152,9 +159,20 @@ impl Session {
     /// # Errors
     /// [`Error::Closed`].
     pub async fn ask_json(&self, op: Op, json: &str) -> Result<Answer, Error> {
+        #[derive(serde::Deserialize)]
+        struct Turn {
+            prompt: Option<serde::de::IgnoredAny>,
+        }
+        let keeps =
+            op == Op::Chat && serde_json::from_str::<Turn>(json).is_ok_and(|turn| turn.prompt.is_some());
+        self.send(op, json, keeps).await
+    }
+
+    /// `keeps`: it is a turn of a conversation that the node keeps.
+    async fn send(&self, op: Op, json: &str, keeps: bool) -> Result<Answer, Error> {
         let (events, receiver) = mpsc::channel(UNREAD);
         let (reply, number) = oneshot::channel();
-        let command = Command::Ask { body: body(op, json), events, reply };
+        let command = Command::Ask { body: body(op, json), events, keeps, reply };
         self.commands.send(command).await.map_err(|_| Error::Closed)?;
         let number = number.await.map_err(|_| Error::Closed)?;
         Ok(Answer { number, commands: self.commands.clone(), events: receiver, done: false })
@@ -184,7 +202,8 @@ impl Session {
     pub async fn close(self) {
         let (said, heard) = oneshot::channel();
         if self.commands.send(Command::Goodbye(said)).await.is_ok() {
-            let _ = heard.await;
+            // Without a connection there is nobody to say it to.
+            let _ = timeout(GOODBYE, heard).await;
         }
     }
 

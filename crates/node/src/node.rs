@@ -190,7 +190,7 @@ impl Node {
     /// A session of version 2 has lost the connection that it had by the lending of `epoch`: its answers go on for a
     /// while.
     pub(crate) fn channels_lost(self: &Arc<Self>, session: &Arc<Session>, epoch: u64) {
-        if !session.detach(epoch) {
+        if !session.detach(epoch) || session.is_over() {
             return;
         }
         // Handshakes that are left behind must not fill the room for sessions.

@@ -418,6 +418,68 @@ async fn an_answer_that_is_no_longer_kept_is_said_to_be_gone() {
     assert_eq!(say(&session, "still there").await.0.trim(), "still there");
 }
 
+/// The node stopped alone: nobody cancelled, so what there is of it is no answer.
+#[tokio::test]
+async fn an_answer_that_the_node_gave_up_is_truncated_and_not_cancelled() {
+    let node = TestNode::with(slow_echo(Duration::from_millis(5)), &[], |config| {
+        config.channels.grace = Duration::from_millis(20);
+    })
+    .await;
+    let session = open(&node).await;
+    let answer = session.ask(&Request::prompt("word ".repeat(1500))).await.unwrap();
+    while node.node.engine.status().running == 0 {
+        tokio::task::yield_now().await;
+    }
+    session.lose_connection_for(Duration::from_millis(200));
+    assert!(matches!(whole(answer).await, Err(Error::Truncated)));
+    assert_eq!(say(&session, "still there").await.0.trim(), "still there");
+}
+
+#[tokio::test]
+async fn a_conversation_that_the_node_has_lost_does_not_go_on_as_if_it_had_not() {
+    let node = TestNode::start(slow_echo(Duration::from_millis(5))).await;
+    let session = open(&node).await;
+    say(&session, "remember this").await;
+    let answer = session.ask(&Request::prompt("word ".repeat(500))).await.unwrap();
+    while node.node.engine.status().running == 0 {
+        tokio::task::yield_now().await;
+    }
+    // As a restart would have it.
+    node.node.channels.wipe();
+    assert!(matches!(whole(answer).await, Err(Error::SessionLost)));
+    while session.is_open() {
+        tokio::task::yield_now().await;
+    }
+    // Who keeps the conversation alone loses nothing by it.
+    let session = open(&node).await;
+    let turn = |words: &str| vec![fabstir_client::Turn { role: "user", content: words.to_owned() }];
+    let ask = async |words: &str| whole(session.ask(&Request::messages(turn(words))).await.unwrap()).await;
+    ask("one").await.unwrap();
+    node.node.channels.wipe();
+    // Its client has come back by itself, to another session.
+    while node.node.channels.count().0 == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ask("two").await.unwrap().0.trim(), "two");
+}
+
+/// Half a request is worth nothing without its connection.
+#[tokio::test]
+async fn nothing_is_kept_of_requests_that_were_not_whole() {
+    let mut requests = fabstir_protocol::v2::Requests::new(1 << 20);
+    let record = fabstir_protocol::v2::Record {
+        kind: fabstir_protocol::v2::RecordType::Request,
+        flags: fabstir_protocol::v2::Flags::NONE,
+        request: 1,
+        index: 0,
+        body: vec![b'x'; 40_000].into(),
+    };
+    requests.take(record).unwrap();
+    assert_eq!(requests.unfinished_bytes(), 40_000);
+    requests.drop_unfinished();
+    assert_eq!(requests.unfinished_bytes(), 0);
+}
+
 #[tokio::test]
 async fn words_longer_than_a_record_go_in_several() {
     let node = TestNode::start(echo()).await;

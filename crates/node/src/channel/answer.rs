@@ -156,6 +156,11 @@ impl Answer {
         piece.body = whole;
     }
 
+    /// Whether a record of this index was sent.
+    pub(super) fn has_sent(&self, index: u32) -> bool {
+        index < self.next
+    }
+
     /// The client has everything up to `last`. True where that is all there is.
     pub(super) fn acknowledge(&mut self, last: u32) -> bool {
         while self.sent.front().is_some_and(|sent| sent.index <= last) {

@@ -140,7 +140,7 @@ impl Link {
                 match led {
                     Ok((led, unfinished)) => {
                         self.make_room(node, &session, unfinished);
-                        act(node, &session, led)?;
+                        act(node, &session, epoch, led)?;
                     }
                     Err(error) => {
                         // The keys are gone with the opener; the ticket, whose secret is another, stays.
@@ -378,7 +378,7 @@ impl Link {
     }
 }
 
-fn act(node: &Arc<Node>, session: &Arc<Session>, led: FromClient) -> Result<(), LinkError> {
+fn act(node: &Arc<Node>, session: &Arc<Session>, epoch: u64, led: FromClient) -> Result<(), LinkError> {
     match led {
         FromClient::Request(request, body) => {
             let refused = if node.draining.is_cancelled() { Some(Code::Draining) } else { None };
@@ -386,7 +386,7 @@ fn act(node: &Arc<Node>, session: &Arc<Session>, led: FromClient) -> Result<(), 
             let place = Arc::clone(&node.queued_kibibytes).try_acquire_many_owned(kibibytes);
             let begun = match (refused, place) {
                 (None, Ok(place)) => {
-                    let begun = session.begin(request, node.channels.limits().max_requests);
+                    let begun = session.begin(epoch, request, node.channels.limits().max_requests);
                     begun.map(|cancel| (cancel, place)).ok_or(Code::NodeBusy)
                 }
                 (Some(code), _) => Err(code),
@@ -401,12 +401,12 @@ fn act(node: &Arc<Node>, session: &Arc<Session>, led: FromClient) -> Result<(), 
                         drop(place);
                     });
                 }
-                Err(code) => refuse_request(node, session, request, code),
+                Err(code) => refuse_request(node, session, epoch, request, code),
             }
         }
         FromClient::TooLarge(request) => {
             metrics::message(Some(Code::RequestTooLarge));
-            refuse_request(node, session, request, Code::RequestTooLarge);
+            refuse_request(node, session, epoch, request, Code::RequestTooLarge);
         }
         FromClient::Cancel(request) => session.cancel(request),
         FromClient::Ack(received) => session.acknowledge(&received),
@@ -420,9 +420,9 @@ fn act(node: &Arc<Node>, session: &Arc<Session>, led: FromClient) -> Result<(), 
 }
 
 /// Refuses a request. A client that acknowledges nothing is told that once more, and then nothing.
-fn refuse_request(node: &Node, session: &Session, request: u32, code: Code) {
+fn refuse_request(node: &Node, session: &Session, epoch: u64, request: u32, code: Code) {
     let most = node.channels.limits().max_requests;
-    if !session.refuse(request, &wire_fault(code, None), most) {
+    if !session.refuse(epoch, request, &wire_fault(code, None), most) {
         session.say(RecordType::Error, Flags::LAST, &wire_fault(Code::NodeBusy, None));
     }
 }

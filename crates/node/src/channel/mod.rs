@@ -1,6 +1,6 @@
 //! Channels of version 2: what the node does with the binary frames of a connection.
 //!
-//! A [`Session`] owns its answers; a connection lends it a socket. When the socket is lost the answers go on for a
+//! A session owns its answers; a connection lends it a socket. When the socket is lost the answers go on for a
 //! while, and a resumption lends the session another one.
 
 mod answer;

@@ -88,13 +88,39 @@ struct Inner {
 }
 
 impl Inner {
-    /// What the client has goes; what it has not is to be sent again. The requests that the node knows.
-    fn resume(&mut self, received: &[Received]) -> Vec<u32> {
+    fn acknowledge(&mut self, received: &[Received]) {
         for Received(request, last) in received {
             if self.answers.get_mut(request).is_some_and(|answer| answer.acknowledge(*last)) {
                 self.answers.remove(request);
             }
         }
+    }
+
+    /// Forgets the oldest of what was sent and not acknowledged, until no more is kept than a session may.
+    fn keep_within_bounds(&mut self) {
+        let mut kept: usize = self.answers.values().map(Answer::bytes).sum();
+        for answer in self.answers.values_mut() {
+            if kept <= KEPT {
+                return;
+            }
+            let (before, others) = (answer.bytes(), kept.saturating_sub(answer.bytes()));
+            answer.keep_at_most(KEPT.saturating_sub(others));
+            kept = others.saturating_add(answer.bytes().min(before));
+        }
+    }
+
+    /// What the client has goes; what it has not is to be sent again. The requests that the node knows.
+    fn resume(&mut self, received: &[Received]) -> Vec<u32> {
+        self.acknowledge(received);
+        // Who says that more came than was sent is not to be sent anything.
+        let honest = |request: &u32, answer: &mut Answer| {
+            let more = received.iter().any(|Received(id, last)| id == request && !answer.has_sent(*last));
+            if more {
+                answer.cancel.cancel();
+            }
+            !more
+        };
+        self.answers.retain(honest);
         for (request, answer) in &mut self.answers {
             let last = received.iter().find_map(|Received(id, last)| (id == request).then_some(*last));
             if !answer.resume(last) {
@@ -193,6 +219,8 @@ impl Session {
         let epoch = inner.epoch;
         drop(inner);
         self.wake.notify_waiters();
+        // What waited for room without a connection has other bounds now.
+        self.room.notify_waiters();
         (epoch, known)
     }
 
@@ -204,12 +232,18 @@ impl Session {
         }
         inner.attached = None;
         inner.last_active = Instant::now();
+        inner.requests.drop_unfinished();
         true
     }
 
     /// Whether nothing was ever asked: there is nothing to come back for.
     pub(crate) fn is_untouched(&self) -> bool {
         lock(&self.inner).requests.is_untouched()
+    }
+
+    /// Whether it is over.
+    pub(crate) fn is_over(&self) -> bool {
+        self.ended.is_cancelled()
     }
 
     /// Whether nobody has the session since the lending of `epoch`.
@@ -229,9 +263,13 @@ impl Session {
         Ok((led, inner.requests.unfinished_bytes()))
     }
 
-    /// Begins an answer; `None` where `most` are begun already.
-    pub(super) fn begin(&self, request: u32, most: usize) -> Option<CancellationToken> {
+    /// Begins an answer; `None` where `most` are begun already, or the session has another connection by now, whose
+    /// client sends the request again.
+    pub(super) fn begin(&self, epoch: u64, request: u32, most: usize) -> Option<CancellationToken> {
         let mut inner = lock(&self.inner);
+        if inner.epoch != epoch {
+            return None;
+        }
         let running = inner.answers.values().filter(|answer| !answer.ended).count();
         if running >= most || inner.answers.len() >= most.saturating_mul(UNACKNOWLEDGED) {
             return None;
@@ -244,8 +282,11 @@ impl Session {
     /// Refuses a request: an answer that is an end and nothing more. False where so many answers are not acknowledged
     /// that there is no place to say even that.
     #[must_use]
-    pub(super) fn refuse(&self, request: u32, fault: &WireFault, most: usize) -> bool {
+    pub(super) fn refuse(&self, epoch: u64, request: u32, fault: &WireFault, most: usize) -> bool {
         let mut inner = lock(&self.inner);
+        if inner.epoch != epoch {
+            return true;
+        }
         if inner.answers.len() >= most.saturating_mul(UNACKNOWLEDGED).saturating_mul(2) {
             return false;
         }
@@ -256,26 +297,24 @@ impl Session {
         true
     }
 
-    /// Adds to an answer. Waits while the socket does not take what there is.
+    /// Adds to an answer, all of it or nothing. Waits while the socket does not take what there is.
     pub(super) async fn push(&self, request: u32, pieces: Vec<Piece>) {
-        for piece in pieces {
-            loop {
-                let room = self.room.notified();
-                tokio::pin!(room);
-                room.as_mut().enable();
-                if self.has_room(request) {
-                    break;
-                }
-                room.await;
+        loop {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            if self.has_room(request) {
+                break;
             }
-            let mut inner = lock(&self.inner);
-            inner.last_active = Instant::now();
-            if let Some(answer) = inner.answers.get_mut(&request) {
-                answer.push(piece);
-            }
-            drop(inner);
-            self.wake.notify_waiters();
+            room.await;
         }
+        let mut inner = lock(&self.inner);
+        inner.last_active = Instant::now();
+        if let Some(answer) = inner.answers.get_mut(&request) {
+            pieces.into_iter().for_each(|piece| answer.push(piece));
+        }
+        drop(inner);
+        self.wake.notify_waiters();
     }
 
     /// Ends an answer, whether there is room or not: its end is small.
@@ -312,12 +351,8 @@ impl Session {
     }
 
     pub(super) fn acknowledge(&self, received: &[Received]) {
-        let mut inner = lock(&self.inner);
-        for Received(request, last) in received {
-            if inner.answers.get_mut(request).is_some_and(|answer| answer.acknowledge(*last)) {
-                inner.answers.remove(request);
-            }
-        }
+        lock(&self.inner).acknowledge(received);
+        self.room.notify_waiters();
     }
 
     /// Says something that is of no request.
@@ -371,7 +406,6 @@ impl Session {
             return Next::At(at);
         }
         inner.turn = request;
-        let kept: usize = inner.answers.values().map(Answer::bytes).sum();
         let Some(answer) = inner.answers.get_mut(&request) else { return Next::Wait };
         let outbound = answer.send().map(|(index, piece)| Outbound {
             kind: piece.kind,
@@ -380,10 +414,7 @@ impl Session {
             index,
             body: piece.body.clone(),
         });
-        if kept > KEPT {
-            let share = KEPT.saturating_sub(kept.saturating_sub(answer.bytes()));
-            answer.keep_at_most(share.max(UNSENT));
-        }
+        inner.keep_within_bounds();
         drop(inner);
         self.room.notify_waiters();
         outbound.map_or(Next::Over, Next::Send)

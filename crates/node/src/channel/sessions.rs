@@ -143,6 +143,10 @@ impl Sessions {
         session.end();
     }
 
+    fn has_ticket(&self, session: &Session) -> bool {
+        lock(&self.inner).ticket_of.contains_key(&session.name)
+    }
+
     /// Follows a session that has lost its connection until it has another one, or is over.
     pub(crate) async fn follow_lost(&self, session: Arc<Session>, epoch: u64) {
         let steps = [
@@ -150,8 +154,10 @@ impl Sessions {
             (self.limits.keep, Session::drop_text),
             (self.limits.ticket, |_| {}),
         ];
+        // Without a ticket there is nothing but a claim to come back by, and not for long.
+        let steps = if self.has_ticket(&session) { &steps[..] } else { steps.get(..2).unwrap_or_default() };
         let mut before = Duration::ZERO;
-        for (after, act) in steps {
+        for (after, act) in steps.iter().copied() {
             sleep(after.saturating_sub(before)).await;
             before = before.max(after);
             if !session.is_lost_since(epoch) {

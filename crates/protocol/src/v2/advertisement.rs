@@ -58,6 +58,9 @@ pub enum AdvertisementError {
     /// The node is another one than the one that was pinned.
     #[error("the node shows another identity, {0}, than the pinned one")]
     OtherIdentity(Address),
+    /// The pinned identity says that the node has moved to the one that is shown. For a person to decide.
+    #[error("the pinned identity says that the node has moved to {0}")]
+    Moved(Address),
     /// See [`CertificateError`].
     #[error(transparent)]
     Certificate(#[from] CertificateError),
@@ -118,7 +121,13 @@ impl Advertisement {
             return Err(AdvertisementError::Malformed);
         }
         if node.address != pinned {
-            return Err(AdvertisementError::OtherIdentity(node.address));
+            let moved =
+                |signed: &SignedRotation| signed.verify(pinned, node.chain_id, now) == Ok(node.address);
+            return Err(if node.rotation.as_ref().is_some_and(moved) {
+                AdvertisementError::Moved(node.address)
+            } else {
+                AdvertisementError::OtherIdentity(node.address)
+            });
         }
         let certified = node.certificate.verify(pinned, node.chain_id, now)?;
         if certified.public_key != node.channel_key {

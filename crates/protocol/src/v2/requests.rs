@@ -69,11 +69,16 @@ impl Requests {
         }
     }
 
+    /// Drops what is not whole: the connection that it came by is gone.
+    pub fn drop_unfinished(&mut self) {
+        self.open.clear();
+        self.buffered = 0;
+    }
+
     /// The same session on a new channel: what was not whole is dropped, and ids that are not `known` may begin again.
     pub fn resume(&mut self, known: impl IntoIterator<Item = u32>) {
         self.control = 0;
-        self.open.clear();
-        self.buffered = 0;
+        self.drop_unfinished();
         self.again_up_to = self.highest;
         self.known = known.into_iter().collect();
     }

@@ -263,6 +263,13 @@ fn a_rotation_is_by_the_identity_that_is_left() {
     assert_eq!(signed.verify(new.address(), CHAIN, NOW), Err(CertificateError::OtherKey));
     assert_eq!(signed.verify(old.address(), CHAIN, NOW - 301), Err(CertificateError::Time));
     assert_eq!(signed.verify(old.address(), 1, NOW), Err(CertificateError::Signature));
+    // A client that has pinned the old one is told where the node went, and does not go there.
+    let mut shown = new.advertisement();
+    shown.node.as_mut().unwrap().rotation = Some(signed.clone());
+    let verdict = |shown: &Advertisement| shown.verify(old.address(), NOW).map(|_| ());
+    assert_eq!(verdict(&shown), Err(AdvertisementError::Moved(new.address())));
+    shown.node.as_mut().unwrap().rotation = None;
+    assert_eq!(verdict(&shown), Err(AdvertisementError::OtherIdentity(new.address())));
     let forged = rotation.clone().with_signature(new.identity.sign(&rotation.digest(CHAIN)).unwrap());
     assert_eq!(forged.verify(old.address(), CHAIN, NOW), Err(CertificateError::Signature));
 }

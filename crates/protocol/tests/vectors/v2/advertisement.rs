@@ -41,6 +41,7 @@ fn error_name(error: AdvertisementError) -> String {
         AdvertisementError::Malformed => "malformed".to_owned(),
         AdvertisementError::NoVersion2 => "no_version_2".to_owned(),
         AdvertisementError::OtherIdentity(_) => "other_identity".to_owned(),
+        AdvertisementError::Moved(_) => "moved".to_owned(),
         AdvertisementError::Certificate(error) => format!("certificate_{}", certificate_error(error)),
     }
 }
