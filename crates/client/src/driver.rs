@@ -148,23 +148,26 @@ impl Driver {
         Ok((driver, welcome, least))
     }
 
-    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    /// Serves the session until its end, and says why it ended.
+    pub(crate) async fn run(mut self, commands: &mut mpsc::Receiver<Command>) -> Error {
         loop {
-            match self.serve(&mut commands).await {
+            match self.serve(commands).await {
                 Lost::Done => {
                     self.live.line.close().await;
-                    return;
+                    return Error::Closed;
                 }
                 Lost::Broken(error) => {
                     let asked = std::mem::take(&mut self.asked);
                     tell_all(asked, || error.again());
                     self.live.line.close().await;
-                    return;
+                    return error;
                 }
                 Lost::Connection => {}
             }
-            let Some(recovered) = self.recover().await else { return };
-            self = recovered;
+            match self.recover().await {
+                Ok(recovered) => self = recovered,
+                Err(error) => return error,
+            }
         }
     }
 
@@ -297,8 +300,8 @@ impl Driver {
         }
     }
 
-    /// Gets the session another connection; `None` where that came to nothing and everybody was told.
-    async fn recover(self) -> Option<Self> {
+    /// Gets the session another connection. Where that comes to nothing, everybody who waits for an answer was told.
+    async fn recover(self) -> Result<Self, Error> {
         let Self { config, live, session, ticket, answers, asked, last_number, keeps, keyed, trying } = self;
         let served = live.heard || live.opened.elapsed() >= LONGEST_PAUSE;
         let trying = if served { Trying::anew() } else { trying };
@@ -315,20 +318,21 @@ impl Driver {
             trying,
         };
         let until = trying.since.checked_add(lost.config.resume_for);
+        let mut last = Error::Silent(lost.config.resume_for);
         loop {
             sleep(lost.trying.pause).await;
             lost.trying.again();
             if until.is_some_and(|until| Instant::now() >= until) {
                 tell_all(lost.asked, || Error::Truncated);
-                return None;
+                return Err(last);
             }
             match lost.attempt().await {
                 Ok(opened) => return lost.open(opened).await,
-                Err(error) if error.is_passing() => {}
-                // Why is of no use to who waits for an answer: it is cut off.
-                Err(_) => {
+                Err(error) if error.is_passing() => last = error,
+                // Who waits for an answer is told that it is cut off; why there is no session, who asks next.
+                Err(error) => {
                     tell_all(lost.asked, || Error::Truncated);
-                    return None;
+                    return Err(error);
                 }
             }
         }
@@ -386,7 +390,7 @@ impl LostSession {
     }
 
     /// Goes on with what the node knows, and sends again what it does not.
-    async fn open(mut self, opened: Opened) -> Option<Driver> {
+    async fn open(mut self, opened: Opened) -> Result<Driver, Error> {
         let known = opened.welcome.known.clone();
         let name = opened.channel.sid;
         let (live, ticket) = Live::of(opened);
@@ -404,7 +408,7 @@ impl LostSession {
                 // What was said is gone: to go on as if it were not would answer another question.
                 tell_all(self.asked, || Error::SessionLost);
                 live.line.close().await;
-                return None;
+                return Err(Error::SessionLost);
             }
             None => {
                 // The node has another session for us: what it began of this one it does not have. Numbers go on, so that
@@ -419,7 +423,7 @@ impl LostSession {
             Driver { config, live, session, ticket, answers, asked, last_number, keeps, keyed, trying };
         for request in again {
             let Some(asked) = driver.asked.get(&request) else { continue };
-            let frames = sealed_request(&mut driver.live.sealer, request, &asked.body).ok()?;
+            let frames = sealed_request(&mut driver.live.sealer, request, &asked.body)?;
             for frame in frames {
                 if driver.live.line.say(frame).await.is_err() {
                     // Lost again: the next attempt sends it.
@@ -427,7 +431,7 @@ impl LostSession {
                 }
             }
         }
-        Some(driver)
+        Ok(driver)
     }
 }
 

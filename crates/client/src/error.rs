@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Why there is no (whole) answer.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The address is no WebSocket address.
     #[error("{0:?} is not an address like ws://127.0.0.1:8080/v1/ws")]
@@ -53,7 +53,7 @@ pub enum Error {
     /// gone for too long.
     #[error("the node has lost the session, and what was said in it")]
     SessionLost,
-    /// The session was closed: by an earlier error, by the node, or because the node has it no more.
+    /// The session was closed: by its user, by the node's goodbye, or by an earlier error.
     #[error("the session is closed")]
     Closed,
 }

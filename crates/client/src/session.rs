@@ -1,6 +1,10 @@
 //! A session of version 2 as its user has it: several answers at once, over whatever connection there is.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use fabstir_protocol::{
     ethereum::Address,
@@ -105,6 +109,8 @@ pub struct Session {
     commands: mpsc::Sender<Command>,
     welcome: Arc<Welcome>,
     least: Least,
+    /// Why the session ended, once it has.
+    ended: Arc<OnceLock<Error>>,
 }
 
 /// What the node certifies of the versions that it speaks.
@@ -141,15 +147,22 @@ impl Session {
     }
 
     fn driven(driver: Driver, welcome: Welcome, least: Least) -> Self {
-        let (commands, receiver) = mpsc::channel(COMMANDS);
-        tokio::spawn(driver.run(receiver));
-        Self { commands, welcome: Arc::new(welcome), least }
+        let (commands, mut receiver) = mpsc::channel(COMMANDS);
+        let ended = Arc::new(OnceLock::new());
+        let session = Self { commands, welcome: Arc::new(welcome), least, ended: Arc::clone(&ended) };
+        tokio::spawn(async move {
+            let why = driver.run(&mut receiver).await;
+            // Before the receiver goes: who finds nobody there also finds why.
+            let _ = ended.set(why);
+        });
+        session
     }
 
     /// Sends a chat request. Answers come side by side.
     ///
     /// # Errors
-    /// [`Error::Closed`].
+    /// Why the session ended, where it has: [`Error::SessionLost`], [`Error::Closed`], or what stood in the way of another
+    /// connection.
     pub async fn ask(&self, request: &Request) -> Result<Answer, Error> {
         self.send(Op::Chat, &request.to_json(), request.prompt.is_some()).await
     }
@@ -157,7 +170,8 @@ impl Session {
     /// Sends a request whose body is a JSON object in OpenAI's form.
     ///
     /// # Errors
-    /// [`Error::Closed`].
+    /// Why the session ended, where it has: [`Error::SessionLost`], [`Error::Closed`], or what stood in the way of another
+    /// connection.
     pub async fn ask_json(&self, op: Op, json: &str) -> Result<Answer, Error> {
         #[derive(serde::Deserialize)]
         struct Turn {
@@ -173,9 +187,13 @@ impl Session {
         let (events, receiver) = mpsc::channel(UNREAD);
         let (reply, number) = oneshot::channel();
         let command = Command::Ask { body: body(op, json), events, keeps, reply };
-        self.commands.send(command).await.map_err(|_| Error::Closed)?;
-        let number = number.await.map_err(|_| Error::Closed)?;
+        self.commands.send(command).await.map_err(|_| self.why())?;
+        let number = number.await.map_err(|_| self.why())?;
         Ok(Answer { number, commands: self.commands.clone(), events: receiver, done: false })
+    }
+
+    fn why(&self) -> Error {
+        self.ended.get().cloned().unwrap_or(Error::Closed)
     }
 
     /// The models that may be asked of, with their digests.

@@ -447,9 +447,11 @@ async fn a_conversation_that_the_node_has_lost_does_not_go_on_as_if_it_had_not()
     // As a restart would have it.
     node.node.channels.wipe();
     assert!(matches!(whole(answer).await, Err(Error::SessionLost)));
-    while session.is_open() {
-        tokio::task::yield_now().await;
+    // Who asks next hears the same, and whoever asks after that.
+    for _ in 0..2 {
+        assert!(matches!(session.ask(&Request::prompt("?")).await, Err(Error::SessionLost)));
     }
+    assert!(!session.is_open());
     // Who keeps the conversation alone loses nothing by it.
     let session = open(&node).await;
     let turn = |words: &str| vec![fabstir_client::Turn { role: "user", content: words.to_owned() }];
