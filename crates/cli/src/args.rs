@@ -1,6 +1,6 @@
 //! What can be typed.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 use fabstir_protocol::{ethereum::Address, v2::MAX_DELEGATION_SECONDS};
@@ -41,6 +41,8 @@ pub(crate) enum Command {
     /// Converse in one session
     #[command(after_help = EXIT_CODES)]
     Chat(Chat),
+    /// Serve OpenAI's API to the programs of this machine; what they ask goes sealed to the node
+    Proxy(Proxy),
     /// Make, show or delegate the key that signs your sessions
     #[command(subcommand)]
     Keys(Keys),
@@ -102,6 +104,22 @@ pub(crate) struct Chat {
     pub(crate) connection: Connection,
     #[command(flatten)]
     pub(crate) asked: Asked,
+}
+
+/// Where the proxy listens, and for whom.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Proxy {
+    #[command(flatten)]
+    pub(crate) connection: Option<Connection>,
+    /// Where to listen, on this machine alone
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8787")]
+    pub(crate) listen: SocketAddr,
+    /// Ask for no token: every program and every user of this machine may then ask in your name
+    #[arg(long)]
+    pub(crate) no_auth: bool,
+    /// Print the settings by which OpenAI's clients find the proxy, and end: eval "$(fabstir proxy --env)"
+    #[arg(long, conflicts_with = "node")]
+    pub(crate) env: bool,
 }
 
 /// Which node, who asks, and who looks on.

@@ -128,28 +128,45 @@ impl Prepared {
         Ok(Self { node, how })
     }
 
+    /// Who the node must prove to be.
+    pub(crate) fn address(&self) -> fabstir_protocol::ethereum::Address {
+        self.node.pin.address()
+    }
+
     /// Opens the session; `None` where Ctrl-C was pressed before it was open.
     pub(crate) async fn open(self) -> Result<Option<Client>, Failure> {
-        let opening = async {
-            Ok(match self.how {
-                How::V1(config, key) => Client::V1(Box::new(v1::Client::connect(config, key).await?)),
-                How::V2(config) => Client::V2(Session::connect(config).await?),
-            })
-        };
         tokio::select! {
-            client = opening => match client {
-                Ok(client) => {
-                    if let Client::V2(session) = &client
-                        && let Err(failure) = self.node.remember_least(session.least())
-                    {
-                        // The session is good; what could not be remembered is said.
-                        failure.report();
-                    }
-                    Ok(Some(client))
-                }
-                Err(error) => Err(self.node.explain(error).await),
-            },
+            client = self.connect() => client.map(Some),
             _ = tokio::signal::ctrl_c() => Ok(None),
+        }
+    }
+
+    async fn connect(self) -> Result<Client, Failure> {
+        let opened = match self.how {
+            How::V1(config, key) => {
+                v1::Client::connect(config, key).await.map(|client| Client::V1(Box::new(client)))
+            }
+            How::V2(config) => Session::connect(config).await.map(Client::V2),
+        };
+        match opened {
+            Ok(client) => {
+                if let Client::V2(session) = &client
+                    && let Err(failure) = self.node.remember_least(session.least())
+                {
+                    // The session is good; what could not be remembered is said.
+                    failure.report();
+                }
+                Ok(client)
+            }
+            Err(error) => Err(self.node.explain(error).await),
+        }
+    }
+
+    /// Opens a session of version 2, which is what many requests side by side need.
+    pub(crate) async fn session(self) -> Result<Session, Failure> {
+        match self.connect().await? {
+            Client::V2(session) => Ok(session),
+            Client::V1(_) => Err(Failure::new(Exit::Usage, "this needs version 2: leave --protocol out")),
         }
     }
 }

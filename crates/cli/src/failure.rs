@@ -53,6 +53,11 @@ impl Failure {
         Self::new(Exit::Usage, format!("{}: {error}", path.display()))
     }
 
+    /// What there is to say.
+    pub(crate) fn what(&self) -> &str {
+        &self.what
+    }
+
     pub(crate) fn report(self) -> ExitCode {
         if !self.what.is_empty() {
             complain(&self.what);

@@ -13,6 +13,7 @@ mod identity;
 mod inspect;
 mod keys;
 mod keystore;
+mod proxy;
 mod tell;
 
 use std::process::ExitCode;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     let ended = match args.command {
         Command::Ask(ask) => block_on(ask::run(ask)),
         Command::Chat(chat) => block_on(chat::run(chat)),
+        Command::Proxy(proxy) => block_on(proxy::run(proxy)),
         Command::Keys(keys) => keys::run(keys),
         Command::Attack(attack) => block_on(attack::run(attack)),
         Command::Inspect { file } => inspect::run(&file),

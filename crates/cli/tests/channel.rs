@@ -9,96 +9,16 @@
 )]
 #![cfg(unix)]
 
-use std::{
-    ffi::OsString,
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
-    process::{Command, Output, Stdio},
-    sync::Arc,
-};
+mod support;
 
-use fabstir_engine::EchoEngine;
-use fabstir_llm_node::{config::Args, metrics, node::Node, server};
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
 use fabstir_protocol::{
     identity::PrivateKey,
     v2::{SessionDelegation, SignedDelegation},
 };
 use serde_json::Value;
-use tempfile::TempDir;
-
-/// A node on a thread of its own, which ends with the test.
-struct TestNode {
-    address: std::net::SocketAddr,
-    identity: fabstir_protocol::ethereum::Address,
-}
-
-impl TestNode {
-    fn start(flags: &[&str]) -> Self {
-        let key = fabstir_client::random_key();
-        let secret = key.to_secret_hex();
-        let lookup = |name: &str| (name == "HOST_PRIVATE_KEY").then(|| secret.to_string());
-        let argv = ["node"].iter().chain(flags).map(OsString::from);
-        let (config, node_key) = Args::read(argv, &lookup).unwrap().resolve(lookup).unwrap();
-        let (sender, address) = std::sync::mpsc::sync_channel(1);
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-            runtime.unwrap().block_on(async {
-                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-                sender.send(listener.local_addr().unwrap()).unwrap();
-                let node = Node::new(config, node_key, Arc::new(EchoEngine::new("echo", 2048)));
-                server::run(listener, node, metrics::start().unwrap()).await;
-            });
-        });
-        Self { address: address.recv().unwrap(), identity: key.address() }
-    }
-
-    fn url(&self) -> String {
-        format!("ws://{}/v1/ws", self.address)
-    }
-}
-
-struct User(TempDir);
-
-impl User {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_fabstir"))
-            .args(arguments)
-            .env_clear()
-            .env("HOME", self.0.path())
-            .env("XDG_CONFIG_HOME", self.file("config"))
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
-    }
-
-    fn ask(&self, node: &TestNode, more: &[&str]) -> Output {
-        let (url, identity) = (node.url(), node.identity.to_string());
-        let mut arguments = vec!["ask", "--node", &url, "--node-key", &identity];
-        arguments.extend(more);
-        self.run(&arguments)
-    }
-}
-
-fn out(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn err(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-fn assert_exit(output: &Output, code: i32) {
-    assert_eq!(output.status.code(), Some(code), "{} {}", out(output), err(output));
-}
+use support::{TestNode, User, assert_exit, err, out};
 
 #[test]
 fn an_answer_comes_over_a_channel_by_address_alone() {

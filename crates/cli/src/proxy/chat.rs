@@ -1,0 +1,329 @@
+//! OpenAI's chat completions, embeddings and models, of what the node answers.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::State,
+    response::{
+        IntoResponse as _, Response, Sse,
+        sse::{Event as SseEvent, KeepAlive},
+    },
+};
+use fabstir_client::{Answer, End, Error, Event, Op, Session};
+use fabstir_protocol::v2::ModelEntry;
+use futures_util::stream;
+use serde::Deserialize;
+use serde_json::{Map, Value, json, value::RawValue};
+use tokio::time::timeout;
+
+use super::{Node, fault::Fault};
+
+/// How long the node may be silent before a stream says that it is still there.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// What the proxy itself has to know of a request; the rest is the node's to read, and to refuse by name.
+#[derive(Deserialize)]
+struct Asked {
+    model: Option<String>,
+    #[serde(default)]
+    stream: Option<bool>,
+    stream_options: Option<StreamOptions>,
+    messages: Option<serde::de::IgnoredAny>,
+    prompt: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct StreamOptions {
+    #[serde(default)]
+    include_usage: Option<bool>,
+}
+
+fn read(body: &[u8]) -> Result<(&str, Asked), Fault> {
+    let json = std::str::from_utf8(body).map_err(|_| Fault::invalid("the body is not UTF-8"))?;
+    let asked = serde_json::from_str(json).map_err(|error| Fault::invalid(format!("the body: {error}")))?;
+    Ok((json, asked))
+}
+
+pub(super) async fn completions(State(node): State<Arc<Node>>, body: Bytes) -> Result<Response, Fault> {
+    let (json, asked) = read(&body)?;
+    if asked.messages.is_none() {
+        return Err(Fault::invalid("messages is missing"));
+    }
+    // With it the node would keep the conversation, one for all the programs that share this session.
+    if asked.prompt.is_some() {
+        return Err(Fault::invalid("prompt is of another API: send messages"));
+    }
+    let (session, answer) = node.ask(Op::Chat, json).await?;
+    let head = Head::of("chatcmpl", &asked, &session);
+    if asked.stream != Some(true) {
+        let whole = Whole::of(answer).await?;
+        return Ok(Json(whole.completion(&head)).into_response());
+    }
+    let usage = asked.stream_options.and_then(|options| options.include_usage) == Some(true);
+    stream(answer, head, usage).await
+}
+
+pub(super) async fn embeddings(State(node): State<Arc<Node>>, body: Bytes) -> Result<Response, Fault> {
+    let (json, asked) = read(&body)?;
+    let (session, mut answer) = node.ask(Op::Embeddings, json).await?;
+    let model = Head::of("embd", &asked, &session).model;
+    let mut data: Vec<Box<RawValue>> = Vec::new();
+    loop {
+        match answer.next().await?.ok_or(Error::Truncated)? {
+            Event::Object(one) => {
+                data.push(serde_json::from_str(one.as_str()).map_err(|_| Error::Protocol)?);
+            }
+            Event::Text(_) => return Err(Error::Protocol.into()),
+            Event::End(end) => {
+                let usage = end.usage.map(
+                    |usage| json!({"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.total_tokens}),
+                );
+                let list = json!({"object": "list", "data": data, "model": model, "usage": usage});
+                return Ok(Json(list).into_response());
+            }
+        }
+    }
+}
+
+pub(super) async fn models(State(node): State<Arc<Node>>) -> Result<Response, Fault> {
+    let (_, mut answer) = node.ask(Op::Models, "{}").await?;
+    let Some(Event::Object(list)) = answer.next().await? else { return Err(Error::Protocol.into()) };
+    let models: Vec<ModelEntry> = serde_json::from_str(list.as_str()).map_err(|_| Error::Protocol)?;
+    if !matches!(answer.next().await?, Some(Event::End(_))) {
+        return Err(Error::Protocol.into());
+    }
+    let owner = node.address.to_checksum();
+    let data: Vec<Value> = models
+        .into_iter()
+        .map(|model| {
+            json!({"id": model.id, "object": "model", "created": 0, "owned_by": owner,
+                   "context_window": model.context_window, "sha256": model.sha256})
+        })
+        .collect();
+    Ok(Json(json!({"object": "list", "data": data})).into_response())
+}
+
+/// What every object of an answer repeats.
+struct Head {
+    id: String,
+    created: u64,
+    model: String,
+}
+
+impl Head {
+    fn of(kind: &str, asked: &Asked, session: &Session) -> Self {
+        let mut random = [0; 12];
+        // The id is a name and no secret: zeros serve as badly as any.
+        let _ = getrandom::fill(&mut random);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let first = || session.models().first().map(|model| model.id.clone()).unwrap_or_default();
+        Self {
+            id: format!("{kind}-{}", const_hex::encode(random)),
+            created: now.as_secs(),
+            model: asked.model.clone().unwrap_or_else(first),
+        }
+    }
+
+    fn chunk(&self, choices: &Value) -> Value {
+        json!({"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model,
+               "choices": choices})
+    }
+}
+
+/// An answer whose words are all there.
+#[derive(Default)]
+struct Whole {
+    content: String,
+    reasoning: String,
+    calls: BTreeMap<u64, Value>,
+    logprobs: Vec<Value>,
+    end: Option<End>,
+}
+
+impl Whole {
+    async fn of(mut answer: Answer) -> Result<Self, Error> {
+        let mut whole = Self::default();
+        while let Some(event) = answer.next().await? {
+            match event {
+                Event::Text(words) => whole.content.push_str(words.as_str()),
+                Event::Object(choice) => whole.add(choice.as_str()).ok_or(Error::Protocol)?,
+                Event::End(end) => whole.end = Some(end),
+            }
+        }
+        Ok(whole)
+    }
+
+    /// Takes a piece that is more than words: `choices[0]` of a chunk.
+    fn add(&mut self, choice: &str) -> Option<()> {
+        let mut choice: Value = serde_json::from_str(choice).ok()?;
+        let delta = choice.get_mut("delta")?.as_object_mut()?;
+        let words = |delta: &Map<String, Value>, name| {
+            delta.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
+        self.content.push_str(&words(delta, "content"));
+        self.reasoning.push_str(&words(delta, "reasoning_content"));
+        if let Some(Value::Array(calls)) = delta.remove("tool_calls") {
+            for mut call in calls {
+                let index = call.as_object_mut()?.remove("index")?.as_u64()?;
+                // The node tells each call whole.
+                self.calls.insert(index, call);
+            }
+        }
+        if let Some(Value::Array(tokens)) = choice.pointer_mut("/logprobs/content").map(Value::take) {
+            self.logprobs.extend(tokens);
+        }
+        Some(())
+    }
+
+    fn completion(self, head: &Head) -> Value {
+        let mut message = Map::new();
+        message.insert("role".into(), "assistant".into());
+        let silent = self.content.is_empty() && !self.calls.is_empty();
+        message.insert("content".into(), if silent { Value::Null } else { self.content.into() });
+        message.insert("refusal".into(), Value::Null);
+        if !self.reasoning.is_empty() {
+            message.insert("reasoning_content".into(), self.reasoning.into());
+        }
+        if !self.calls.is_empty() {
+            message.insert("tool_calls".into(), self.calls.into_values().collect());
+        }
+        let logprobs = if self.logprobs.is_empty() {
+            Value::Null
+        } else {
+            json!({"content": self.logprobs, "refusal": null})
+        };
+        let finish_reason = self.end.as_ref().map(|end| end.finish_reason.as_str());
+        let choice =
+            json!({"index": 0, "message": message, "logprobs": logprobs, "finish_reason": finish_reason});
+        json!({"id": head.id, "object": "chat.completion", "created": head.created, "model": head.model,
+               "choices": [choice], "usage": self.end.as_ref().and_then(|end| end.usage.as_ref())})
+    }
+}
+
+/// A stream under way. Dropped with the program's connection, which cancels the answer at the node.
+struct Streaming {
+    answer: Answer,
+    /// The first event, where it came before the stream began.
+    first: Option<Event>,
+    head: Head,
+    usage: bool,
+    at: At,
+}
+
+enum At {
+    Role,
+    Words,
+    Usage(End),
+    Done,
+    Over,
+}
+
+async fn stream(mut answer: Answer, head: Head, usage: bool) -> Result<Response, Fault> {
+    // What the node refuses at once has a status of its own; after that there is only the stream to say it in.
+    let first = match timeout(QUIET, answer.next()).await {
+        Ok(event) => event?,
+        Err(_) => None,
+    };
+    let streaming = Streaming { answer, first, head, usage, at: At::Role };
+    let events = stream::unfold(streaming, |mut streaming| async {
+        let data = streaming.next().await?;
+        Some((Ok::<_, Infallible>(SseEvent::default().data(data)), streaming))
+    });
+    let keep_alive = KeepAlive::new().interval(QUIET).text("the node is at work");
+    Ok(Sse::new(events).keep_alive(keep_alive).into_response())
+}
+
+impl Streaming {
+    /// The next event's data; `None` at the end.
+    async fn next(&mut self) -> Option<String> {
+        match std::mem::replace(&mut self.at, At::Over) {
+            At::Role => {
+                self.at = At::Words;
+                Some(self.delta(&json!({"role": "assistant", "content": ""}), None))
+            }
+            At::Words => match self.event().await {
+                Ok(Event::Text(words)) => {
+                    self.at = At::Words;
+                    Some(self.delta(&json!({"content": words.as_str()}), None))
+                }
+                Ok(Event::Object(choice)) => match serde_json::from_str::<Value>(choice.as_str()) {
+                    Ok(choice) => {
+                        self.at = At::Words;
+                        Some(self.head.chunk(&json!([choice])).to_string())
+                    }
+                    Err(_) => Some(Fault::from(Error::Protocol).to_json().to_string()),
+                },
+                Ok(Event::End(end)) => {
+                    let last = self.delta(&json!({}), Some(&end.finish_reason));
+                    self.at = if self.usage { At::Usage(end) } else { At::Done };
+                    Some(last)
+                }
+                // Without [DONE]: what came is not the whole answer.
+                Err(error) => Some(Fault::from(error).to_json().to_string()),
+            },
+            At::Usage(end) => {
+                self.at = At::Done;
+                let mut chunk = self.head.chunk(&json!([]));
+                if let Some(chunk) = chunk.as_object_mut() {
+                    chunk.insert("usage".into(), json!(end.usage));
+                }
+                Some(chunk.to_string())
+            }
+            At::Done => Some("[DONE]".to_owned()),
+            At::Over => None,
+        }
+    }
+
+    async fn event(&mut self) -> Result<Event, Error> {
+        match self.first.take() {
+            Some(event) => Ok(event),
+            None => self.answer.next().await?.ok_or(Error::Truncated),
+        }
+    }
+
+    fn delta(&self, delta: &Value, finish_reason: Option<&str>) -> String {
+        let choice = json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish_reason});
+        self.head.chunk(&json!([choice])).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_answer_is_put_together_of_its_pieces() {
+        let mut whole = Whole::default();
+        for piece in [
+            json!({"index": 0, "delta": {"reasoning_content": "hm"}, "finish_reason": null}),
+            json!({"index": 0, "delta": {"content": "Hi"}, "finish_reason": null,
+                   "logprobs": {"content": [{"token": "Hi", "logprob": -0.5, "bytes": [72, 105]}]}}),
+            json!({"index": 0, "delta": {"tool_calls": [{"index": 1, "id": "b", "type": "function",
+                   "function": {"name": "g", "arguments": "{}"}}]}, "finish_reason": null}),
+            json!({"index": 0, "delta": {"tool_calls": [{"index": 0, "id": "a", "type": "function",
+                   "function": {"name": "f", "arguments": "{}"}}]}, "finish_reason": null}),
+        ] {
+            whole.add(&piece.to_string()).unwrap();
+        }
+        assert!(whole.add("[]").is_none() && whole.add("{").is_none());
+        let head = Head { id: "x".to_owned(), created: 7, model: "m".to_owned() };
+        let choice = &whole.completion(&head)["choices"][0];
+        assert_eq!(choice["message"]["content"], "Hi");
+        assert_eq!(choice["message"]["reasoning_content"], "hm");
+        let calls = choice["message"]["tool_calls"].as_array().unwrap();
+        assert_eq!(calls.iter().map(|call| &call["id"]).collect::<Vec<_>>(), ["a", "b"]);
+        assert!(calls[0].get("index").is_none());
+        assert_eq!(choice["logprobs"]["content"][0]["token"], "Hi");
+        // Calls alone have no words.
+        let mut whole = Whole::default();
+        whole.calls.insert(0, json!({}));
+        assert_eq!(whole.completion(&head)["choices"][0]["message"]["content"], Value::Null);
+    }
+}

@@ -1,0 +1,103 @@
+//! What went wrong, in the shape of OpenAI's errors.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header::RETRY_AFTER},
+    response::{IntoResponse, Response},
+};
+use fabstir_client::Error;
+use fabstir_protocol::Code;
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+
+#[derive(Debug)]
+pub(super) struct Fault {
+    status: StatusCode,
+    /// A code of docs/protocol.md where the node refused, and one of OpenAI's where the proxy did.
+    code: String,
+    message: String,
+    retry_after: Option<Duration>,
+}
+
+impl Fault {
+    fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+        Self { status, code: code.to_owned(), message: message.into(), retry_after: None }
+    }
+
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", message)
+    }
+
+    pub(super) fn forbidden(message: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
+    pub(super) fn unauthorized() -> Self {
+        let message = "the token is missing or wrong: eval \"$(fabstir proxy --env)\" sets it";
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message)
+    }
+
+    pub(super) fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "the proxy serves nothing under this path")
+    }
+
+    /// The JSON of it, as a body or as an event of a stream.
+    pub(super) fn to_json(&self) -> Value {
+        let kind = match self.status.as_u16() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            429 => "rate_limit_error",
+            400..500 => "invalid_request_error",
+            _ => "server_error",
+        };
+        json!({"error": {"message": self.message, "type": kind, "param": null, "code": self.code}})
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        let message = error.to_string();
+        match error {
+            Error::Refused { code, message, retry_after } => {
+                let known = Code::ALL.iter().find(|known| known.as_str() == code);
+                let status = known.and_then(|known| StatusCode::from_u16(known.http_status()).ok());
+                let status = status.unwrap_or(StatusCode::BAD_GATEWAY);
+                Self { retry_after, ..Self::new(status, &code, message) }
+            }
+            Error::TooLarge => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "REQUEST_TOO_LARGE", message),
+            Error::Silent(_) => Self::new(StatusCode::GATEWAY_TIMEOUT, "node_silent", message),
+            Error::Truncated => Self::new(StatusCode::BAD_GATEWAY, "truncated", message),
+            Error::Identity(_) | Error::TooOld { .. } => {
+                Self::new(StatusCode::BAD_GATEWAY, "node_identity", message)
+            }
+            Error::Address(_)
+            | Error::Connect(_)
+            | Error::Handshake
+            | Error::DidNotOpen
+            | Error::Protocol
+            | Error::SessionLost
+            | Error::Closed => Self::new(StatusCode::BAD_GATEWAY, "node_unreachable", message),
+        }
+    }
+}
+
+/// There is no session with the node.
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, "node_unreachable", failure.what())
+    }
+}
+
+impl IntoResponse for Fault {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.to_json())).into_response();
+        if let Some(wait) = self.retry_after {
+            let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1);
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}

@@ -1,0 +1,152 @@
+//! `fabstir proxy`: OpenAI's API on this machine. What programs ask of it goes sealed to the node, over one session of
+//! version 2 that all of them share; nothing leaves this machine in the clear, and nobody but this machine's user is
+//! listened to.
+//!
+//! [`guard`] says who may ask, [`chat`] answers in OpenAI's shapes, [`fault`] says what went wrong in them.
+
+mod chat;
+mod fault;
+mod guard;
+
+use std::{
+    io::{self, Write as _},
+    path::Path,
+    sync::Arc,
+};
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    middleware,
+    routing::{get, post},
+};
+use fabstir_client::{Answer, Op, Session};
+use fabstir_protocol::ethereum::Address;
+use tokio::{net::TcpListener, sync::Mutex};
+use zeroize::Zeroizing;
+
+use crate::{
+    args::{Connection, Proxy},
+    connect::Prepared,
+    failure::{Exit, Failure},
+    keys,
+};
+use fault::Fault;
+
+/// Longest body that is read; the node's own bound is lower, and says so in words.
+const MAX_BODY: usize = 32 << 20;
+
+pub(crate) async fn run(proxy: Proxy) -> Result<Exit, Failure> {
+    if !proxy.listen.ip().is_loopback() {
+        let what = "the proxy is for this machine alone, for what reaches it is not sealed yet: --listen 127.0.0.1:8787";
+        return Err(Failure::new(Exit::Usage, what));
+    }
+    let token_file = keys::config_file("proxy.token")?;
+    let token = if proxy.no_auth { None } else { Some(token(&token_file)?) };
+    let Some(connection) = proxy.connection.filter(|_| !proxy.env) else {
+        let mut out = io::stdout().lock();
+        writeln!(out, "export OPENAI_BASE_URL=http://{}/v1", proxy.listen)?;
+        writeln!(out, "export OPENAI_API_KEY={}", token.as_deref().map_or("none", |token| token.as_str()))?;
+        return Ok(Exit::Ok);
+    };
+    if connection.protocol != 2 {
+        return Err(Failure::new(Exit::Usage, "the proxy speaks version 2 alone: leave --protocol out"));
+    }
+    if connection.capture.is_some() {
+        return Err(Failure::new(Exit::Usage, "--capture shows one session: use it with ask or chat"));
+    }
+    // What is wrong with the node or the way to it is said now, and not to the first program that asks.
+    let node = tokio::select! {
+        node = Node::reach(connection) => Arc::new(node?),
+        _ = tokio::signal::ctrl_c() => return Ok(Exit::Interrupted),
+    };
+    let cannot = |error| Failure::new(Exit::Usage, format!("cannot listen on {}: {error}", proxy.listen));
+    let listener = TcpListener::bind(proxy.listen).await.map_err(cannot)?;
+    let address = listener.local_addr().map_err(cannot)?;
+    writeln!(io::stdout().lock(), "http://{address}/v1")?;
+    let mut err = io::stderr().lock();
+    // Where nobody listens there is nobody to tell.
+    let _ = writeln!(err, "sealed to {}; its operator can read what is asked", node.address.to_checksum());
+    let _ = if token.is_some() {
+        writeln!(err, "the token is in {}", token_file.display())
+    } else {
+        writeln!(err, "without a token: every program of this machine may ask in your name")
+    };
+    drop(err);
+
+    let guard = Arc::new(guard::Guard::new(address, token));
+    let routes = Router::new()
+        .route("/v1/chat/completions", post(chat::completions))
+        .route("/v1/embeddings", post(chat::embeddings))
+        .route("/v1/models", get(chat::models))
+        .fallback(async || Fault::not_found())
+        .layer(middleware::from_fn_with_state(guard, guard::check))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(Arc::clone(&node));
+    let ended = tokio::select! {
+        served = axum::serve(listener, routes) => served.map(|()| Exit::Ok).map_err(cannot),
+        _ = tokio::signal::ctrl_c() => Ok(Exit::Interrupted),
+    };
+    if let Some(session) = node.session.lock().await.take() {
+        session.close().await;
+    }
+    ended
+}
+
+/// The node, and the session with it that all requests share.
+struct Node {
+    connection: Connection,
+    address: Address,
+    session: Mutex<Option<Session>>,
+}
+
+impl Node {
+    async fn reach(connection: Connection) -> Result<Self, Failure> {
+        let prepared = Prepared::from(&connection).await?;
+        let address = prepared.address();
+        let session = prepared.session().await?;
+        Ok(Self { connection, address, session: Mutex::new(Some(session)) })
+    }
+
+    /// The session; a new one where the last has ended.
+    async fn session(&self) -> Result<Session, Failure> {
+        let mut held = self.session.lock().await;
+        if let Some(session) = held.as_ref().filter(|session| session.is_open()) {
+            return Ok(session.clone());
+        }
+        let session = Prepared::from(&self.connection).await?.session().await?;
+        *held = Some(session.clone());
+        Ok(session)
+    }
+
+    /// Asks once, in whatever session there is.
+    async fn ask(&self, op: Op, json: &str) -> Result<(Session, Answer), Fault> {
+        let session = self.session().await?;
+        match session.ask_json(op, json).await {
+            Ok(answer) => Ok((session, answer)),
+            // It ended before the question was sent: nothing is asked twice.
+            Err(_) => {
+                let session = self.session().await?;
+                let answer = session.ask_json(op, json).await?;
+                Ok((session, answer))
+            }
+        }
+    }
+}
+
+/// The token by which programs show that they are this user's: made at first use, the same for every proxy after that.
+fn token(file: &Path) -> Result<Zeroizing<String>, Failure> {
+    if !file.exists() {
+        let mut random = Zeroizing::new([0; 32]);
+        getrandom::fill(random.as_mut_slice())
+            .map_err(|error| Failure::new(Exit::Usage, format!("no random numbers: {error}")))?;
+        let text = Zeroizing::new(format!("fabstir-{}\n", *Zeroizing::new(const_hex::encode(*random))));
+        keys::replace(file, text.as_bytes())?;
+    }
+    let text = keys::read_secret(file)?;
+    let token = text.trim();
+    if token.len() < 32 || !token.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        return Err(Failure::file(file, "this is no token; remove it, and a new one is made"));
+    }
+    Ok(Zeroizing::new(token.to_owned()))
+}

@@ -1,0 +1,241 @@
+//! The proxy, as a program on the same machine meets it, with a real node behind it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    reason = "a test is meant to panic"
+)]
+#![cfg(unix)]
+
+mod support;
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Child, Stdio},
+    time::Duration,
+};
+
+use reqwest::{Client, RequestBuilder, Response};
+use serde_json::{Value, json};
+use support::{TestNode, User, assert_exit, err, out};
+
+/// A running proxy, which ends with the test.
+struct Proxy {
+    child: Child,
+    base: String,
+    token: String,
+    http: Client,
+}
+
+impl Proxy {
+    fn start(user: &User, node: &TestNode) -> Self {
+        let (url, identity) = (node.url(), node.identity.to_string());
+        let arguments = ["proxy", "--node", &url, "--node-key", &identity, "--listen", "127.0.0.1:0"];
+        let mut child = user.command(&arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let mut base = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut base).unwrap();
+        let printed = out(&user.run(&["proxy", "--env"]));
+        let token = printed.lines().find_map(|line| line.strip_prefix("export OPENAI_API_KEY="));
+        Self {
+            child,
+            base: base.trim().to_owned(),
+            token: token.unwrap().to_owned(),
+            http: Client::builder().no_proxy().build().unwrap(),
+        }
+    }
+
+    fn post(&self, path: &str, body: &Value) -> RequestBuilder {
+        let request = self.http.post(format!("{}{path}", self.base)).bearer_auth(&self.token);
+        request.header("content-type", "application/json").body(body.to_string())
+    }
+
+    async fn ask(&self, body: Value) -> Response {
+        self.post("/chat/completions", &body).send().await.unwrap()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn json_of(response: Response) -> Value {
+    serde_json::from_str(&response.text().await.unwrap()).unwrap()
+}
+
+fn said(words: &str) -> Value {
+    json!([{"role": "user", "content": words}])
+}
+
+/// The data of every event of a stream.
+fn events(stream: &str) -> Vec<&str> {
+    stream.lines().filter_map(|line| line.strip_prefix("data: ")).collect()
+}
+
+#[tokio::test]
+async fn an_answer_comes_whole_or_as_a_stream_in_openais_shapes() {
+    let (node, user) = (TestNode::start(&[]), User::new());
+    let proxy = Proxy::start(&user, &node);
+    let whole = json_of(proxy.ask(json!({"model": "echo", "messages": said("hello there")})).await).await;
+    assert_eq!(whole["object"], "chat.completion");
+    assert_eq!(whole["model"], "echo");
+    let choice = &whole["choices"][0];
+    assert_eq!(choice["message"]["role"], "assistant");
+    assert_eq!(choice["message"]["content"].as_str().unwrap().trim(), "hello there");
+    assert_eq!(choice["finish_reason"], "stop");
+    let tokens = whole["usage"]["completion_tokens"].as_u64().unwrap();
+    assert!(tokens > 0);
+
+    let asked = json!({"model": "echo", "messages": said("hello there"), "stream": true,
+                       "stream_options": {"include_usage": true}});
+    let response = proxy.ask(asked).await;
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let text = response.text().await.unwrap();
+    let data = events(&text);
+    assert_eq!(data.last(), Some(&"[DONE]"));
+    let chunks: Vec<Value> =
+        data[..data.len() - 1].iter().map(|one| serde_json::from_str(one).unwrap()).collect();
+    assert_eq!(chunks[0]["choices"][0]["delta"]["role"], "assistant");
+    let words: String =
+        chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str()).collect();
+    assert_eq!(words.trim(), "hello there");
+    let ends: Vec<&Value> = chunks
+        .iter()
+        .map(|chunk| &chunk["choices"][0]["finish_reason"])
+        .filter(|end| !end.is_null())
+        .collect();
+    assert_eq!(ends, ["stop"]);
+    assert_eq!(chunks.last().unwrap()["usage"]["completion_tokens"], tokens);
+    assert!(chunks.iter().all(|chunk| chunk["id"] == chunks[0]["id"]));
+}
+
+#[tokio::test]
+async fn whole_objects_pass_too() {
+    let (node, user) = (TestNode::start(&[]), User::new());
+    let proxy = Proxy::start(&user, &node);
+    let response = proxy.http.get(format!("{}/models", proxy.base)).bearer_auth(&proxy.token).send().await;
+    let models = json_of(response.unwrap()).await;
+    assert_eq!(models["object"], "list");
+    assert_eq!(models["data"][0]["id"], "echo");
+    assert_eq!(models["data"][0]["context_window"], 2048);
+    assert_eq!(models["data"][0]["owned_by"], node.identity.to_checksum());
+}
+
+#[tokio::test]
+async fn what_is_refused_has_openais_shape_and_the_protocols_code() {
+    let (node, user) = (TestNode::start(&[]), User::new());
+    let proxy = Proxy::start(&user, &node);
+    for stream in [false, true] {
+        let asked = json!({"model": "another", "messages": said("?"), "stream": stream});
+        let response = proxy.ask(asked).await;
+        assert_eq!(response.status(), 404);
+        let fault = json_of(response).await;
+        assert_eq!(fault["error"]["code"], "MODEL_NOT_FOUND");
+        assert_eq!(fault["error"]["type"], "invalid_request_error");
+        assert!(fault["error"]["message"].is_string());
+    }
+    // The session is shared: nobody may have the node keep a conversation in it.
+    for body in [json!({"prompt": "?"}), json!({"prompt": "?", "messages": said("?")}), json!([])] {
+        assert_eq!(proxy.ask(body).await.status(), 400);
+    }
+    let response = proxy.post("/nothing", &json!({})).send().await.unwrap();
+    assert_eq!(response.status(), 404);
+    assert_eq!(json_of(response).await["error"]["code"], "not_found");
+}
+
+#[tokio::test]
+async fn nobody_asks_without_the_token_or_from_another_site() {
+    let (node, user) = (TestNode::start(&[]), User::new());
+    let proxy = Proxy::start(&user, &node);
+    let body = json!({"messages": said("?")});
+    let mut stranger = proxy.post("/chat/completions", &body);
+    stranger = stranger.header("origin", "https://evil.example");
+    assert_eq!(stranger.send().await.unwrap().status(), 403);
+    let rebound = proxy.post("/chat/completions", &body).header("host", "evil.example");
+    assert_eq!(rebound.send().await.unwrap().status(), 403);
+    let nobody = proxy.http.post(format!("{}/chat/completions", proxy.base)).body(body.to_string());
+    let response = nobody.send().await.unwrap();
+    assert_eq!(response.status(), 401);
+    assert_eq!(json_of(response).await["error"]["type"], "authentication_error");
+    assert_eq!(node.node.engine.status().running, 0);
+}
+
+#[tokio::test]
+async fn a_program_that_goes_away_ends_its_answer_at_the_node() {
+    let (node, user) = (TestNode::slow(&[], Duration::from_millis(20)), User::new());
+    let proxy = Proxy::start(&user, &node);
+    let asked = json!({"messages": said(&"word ".repeat(1500)), "stream": true});
+    let mut response = proxy.ask(asked).await;
+    assert!(response.chunk().await.unwrap().is_some());
+    assert_eq!(node.node.engine.status().running, 1);
+    drop(response);
+    // The whole answer would take half a minute.
+    let ended = async {
+        while node.node.engine.status().running > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), ended).await.expect("the answer went on");
+}
+
+#[tokio::test]
+async fn a_stream_says_that_it_is_there_while_the_node_is_silent() {
+    let (node, user) = (TestNode::slow(&[], Duration::from_secs(5)), User::new());
+    let proxy = Proxy::start(&user, &node);
+    let mut response = proxy.ask(json!({"messages": said("?"), "stream": true})).await;
+    let mut came = String::new();
+    while !came.contains(": the node is at work") {
+        came.push_str(std::str::from_utf8(&response.chunk().await.unwrap().unwrap()).unwrap());
+    }
+    assert_eq!(events(&came).len(), 1, "the role, and no words yet: {came}");
+}
+
+#[tokio::test]
+async fn requests_side_by_side_share_a_session_and_a_lost_one_is_replaced() {
+    let (node, user) = (TestNode::start(&[]), User::new());
+    let proxy = Proxy::start(&user, &node);
+    for _ in 0..2 {
+        let asked = (0..8).map(|at| {
+            let (words, proxy) = (format!("number {at}"), &proxy);
+            async move {
+                let answer = json_of(proxy.ask(json!({"messages": said(&words)})).await).await;
+                assert_eq!(answer["choices"][0]["message"]["content"].as_str().unwrap().trim(), words);
+            }
+        });
+        futures_util::future::join_all(asked).await;
+        assert_eq!(node.node.channels.count().0, 1);
+        // As a restart of the node would have it. Whether it began what was on its way just then nobody knows, so that is not
+        // asked once more, and said to be cut off.
+        node.node.channels.wipe();
+        for _ in 0..100 {
+            let response = proxy.ask(json!({"messages": said("?")})).await;
+            if response.status() == 200 {
+                break;
+            }
+            assert_eq!(json_of(response).await["error"]["code"], "truncated");
+        }
+    }
+}
+
+#[test]
+fn the_proxy_is_for_this_machine_alone() {
+    let (node, user) = (TestNode::start(&[]), User::new());
+    let (url, identity) = (node.url(), node.identity.to_string());
+    let arguments = ["proxy", "--node", &url, "--node-key", &identity];
+    let output = user.run(&[&arguments[..], &["--listen", "0.0.0.0:0"]].concat());
+    assert_exit(&output, 2);
+    assert!(err(&output).contains("this machine alone"), "{}", err(&output));
+    let output = user.run(&[&arguments[..], &["--protocol", "1"]].concat());
+    assert_exit(&output, 2);
+    // Its settings are the same each time, and show nothing where no token is wanted.
+    let output = out(&user.run(&["proxy", "--env"]));
+    assert!(
+        output.starts_with("export OPENAI_BASE_URL=http://127.0.0.1:8787/v1\nexport OPENAI_API_KEY=fabstir-")
+    );
+    assert_eq!(out(&user.run(&["proxy", "--env"])), output);
+    assert!(out(&user.run(&["proxy", "--env", "--no-auth"])).contains("OPENAI_API_KEY=none"));
+}
