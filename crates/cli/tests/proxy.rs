@@ -114,9 +114,24 @@ async fn an_answer_comes_whole_or_as_a_stream_in_openais_shapes() {
 }
 
 #[tokio::test]
-async fn whole_objects_pass_too() {
+async fn texts_go_on_and_models_are_listed() {
     let (node, user) = (TestNode::start(&[]), User::new());
     let proxy = Proxy::start(&user, &node);
+    let mut asked = json!({"prompt": "once upon"});
+    let whole = json_of(proxy.post("/completions", &asked).send().await.unwrap()).await;
+    assert_eq!(whole["object"], "text_completion");
+    let text = whole["choices"][0]["text"].as_str().unwrap();
+    assert!(text.contains("once upon"), "{whole}");
+    assert_eq!(whole["choices"][0]["finish_reason"], "stop");
+    asked["stream"] = true.into();
+    let stream = proxy.post("/completions", &asked).send().await.unwrap().text().await.unwrap();
+    let data = events(&stream);
+    assert_eq!(data.last(), Some(&"[DONE]"));
+    let chunks = data[..data.len() - 1].iter().map(|one| serde_json::from_str::<Value>(one).unwrap());
+    let words: Vec<String> =
+        chunks.map(|chunk| chunk["choices"][0]["text"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(words.concat(), text);
+
     let response = proxy.http.get(format!("{}/models", proxy.base)).bearer_auth(&proxy.token).send().await;
     let models = json_of(response.unwrap()).await;
     assert_eq!(models["object"], "list");

@@ -1,4 +1,4 @@
-//! OpenAI's chat completions, embeddings and models, of what the node answers.
+//! OpenAI's chat completions, completions, embeddings and models, of what the node answers.
 
 use std::{
     collections::BTreeMap,
@@ -51,7 +51,7 @@ fn read(body: &[u8]) -> Result<(&str, Asked), Fault> {
     Ok((json, asked))
 }
 
-pub(super) async fn completions(State(node): State<Arc<Node>>, body: Bytes) -> Result<Response, Fault> {
+pub(super) async fn chat(State(node): State<Arc<Node>>, body: Bytes) -> Result<Response, Fault> {
     let (json, asked) = read(&body)?;
     if asked.messages.is_none() {
         return Err(Fault::invalid("messages is missing"));
@@ -60,8 +60,21 @@ pub(super) async fn completions(State(node): State<Arc<Node>>, body: Bytes) -> R
     if asked.prompt.is_some() {
         return Err(Fault::invalid("prompt is of another API: send messages"));
     }
-    let (session, answer) = node.ask(Op::Chat, json).await?;
-    let head = Head::of("chatcmpl", &asked, &session);
+    answered(&node, Kind::Chat, json, asked).await
+}
+
+pub(super) async fn completions(State(node): State<Arc<Node>>, body: Bytes) -> Result<Response, Fault> {
+    let (json, asked) = read(&body)?;
+    answered(&node, Kind::Text, json, asked).await
+}
+
+async fn answered(node: &Node, kind: Kind, json: &str, asked: Asked) -> Result<Response, Fault> {
+    let op = match kind {
+        Kind::Chat => Op::Chat,
+        Kind::Text => Op::Completions,
+    };
+    let (session, answer) = node.ask(op, json).await?;
+    let head = Head::of(kind, &asked, &session);
     if asked.stream != Some(true) {
         let whole = Whole::of(answer).await?;
         return Ok(Json(whole.completion(&head)).into_response());
@@ -73,7 +86,7 @@ pub(super) async fn completions(State(node): State<Arc<Node>>, body: Bytes) -> R
 pub(super) async fn embeddings(State(node): State<Arc<Node>>, body: Bytes) -> Result<Response, Fault> {
     let (json, asked) = read(&body)?;
     let (session, mut answer) = node.ask(Op::Embeddings, json).await?;
-    let model = Head::of("embd", &asked, &session).model;
+    let model = asked.model.unwrap_or_else(|| usual_model(&session));
     let mut data: Vec<Box<RawValue>> = Vec::new();
     loop {
         match answer.next().await?.ok_or(Error::Truncated)? {
@@ -110,30 +123,69 @@ pub(super) async fn models(State(node): State<Arc<Node>>) -> Result<Response, Fa
     Ok(Json(json!({"object": "list", "data": data})).into_response())
 }
 
+/// Whose shapes an answer has.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// A conversation's.
+    Chat,
+    /// A text's that goes on.
+    Text,
+}
+
+fn usual_model(session: &Session) -> String {
+    session.models().first().map(|model| model.id.clone()).unwrap_or_default()
+}
+
 /// What every object of an answer repeats.
 struct Head {
+    kind: Kind,
     id: String,
     created: u64,
     model: String,
 }
 
 impl Head {
-    fn of(kind: &str, asked: &Asked, session: &Session) -> Self {
+    fn of(kind: Kind, asked: &Asked, session: &Session) -> Self {
         let mut random = [0; 12];
         // The id is a name and no secret: zeros serve as badly as any.
         let _ = getrandom::fill(&mut random);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let first = || session.models().first().map(|model| model.id.clone()).unwrap_or_default();
+        let prefix = match kind {
+            Kind::Chat => "chatcmpl",
+            Kind::Text => "cmpl",
+        };
         Self {
-            id: format!("{kind}-{}", const_hex::encode(random)),
+            kind,
+            id: format!("{prefix}-{}", const_hex::encode(random)),
             created: now.as_secs(),
-            model: asked.model.clone().unwrap_or_else(first),
+            model: asked.model.clone().unwrap_or_else(|| usual_model(session)),
         }
     }
 
     fn chunk(&self, choices: &Value) -> Value {
-        json!({"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model,
-               "choices": choices})
+        let object = match self.kind {
+            Kind::Chat => "chat.completion.chunk",
+            Kind::Text => "text_completion",
+        };
+        self.object(object, choices)
+    }
+
+    fn object(&self, object: &str, choices: &Value) -> Value {
+        json!({"id": self.id, "object": object, "created": self.created, "model": self.model, "choices": choices})
+    }
+
+    /// The next words of a stream, or its end.
+    fn words(&self, words: Option<&str>, finish_reason: Option<&str>) -> Value {
+        let choice = match self.kind {
+            Kind::Chat => {
+                let delta = words.map_or(json!({}), |words| json!({"content": words}));
+                json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish_reason})
+            }
+            Kind::Text => {
+                json!({"index": 0, "text": words.unwrap_or_default(), "logprobs": null, "finish_reason": finish_reason})
+            }
+        };
+        self.chunk(&json!([choice]))
     }
 }
 
@@ -183,6 +235,23 @@ impl Whole {
     }
 
     fn completion(self, head: &Head) -> Value {
+        let finish_reason = self.end.as_ref().map(|end| end.finish_reason.clone());
+        let usage = json!(self.end.as_ref().and_then(|end| end.usage.as_ref()));
+        let (object, mut choice) = match head.kind {
+            Kind::Chat => ("chat.completion", self.message()),
+            Kind::Text => ("text_completion", json!({"index": 0, "text": self.content, "logprobs": null})),
+        };
+        if let Some(choice) = choice.as_object_mut() {
+            choice.insert("finish_reason".into(), json!(finish_reason));
+        }
+        let mut whole = head.object(object, &json!([choice]));
+        if let Some(whole) = whole.as_object_mut() {
+            whole.insert("usage".into(), usage);
+        }
+        whole
+    }
+
+    fn message(self) -> Value {
         let mut message = Map::new();
         message.insert("role".into(), "assistant".into());
         let silent = self.content.is_empty() && !self.calls.is_empty();
@@ -199,11 +268,7 @@ impl Whole {
         } else {
             json!({"content": self.logprobs, "refusal": null})
         };
-        let finish_reason = self.end.as_ref().map(|end| end.finish_reason.as_str());
-        let choice =
-            json!({"index": 0, "message": message, "logprobs": logprobs, "finish_reason": finish_reason});
-        json!({"id": head.id, "object": "chat.completion", "created": head.created, "model": head.model,
-               "choices": [choice], "usage": self.end.as_ref().and_then(|end| end.usage.as_ref())})
+        json!({"index": 0, "message": message, "logprobs": logprobs})
     }
 }
 
@@ -231,7 +296,11 @@ async fn stream(mut answer: Answer, head: Head, usage: bool) -> Result<Response,
         Ok(event) => event?,
         Err(_) => None,
     };
-    let streaming = Streaming { answer, first, head, usage, at: At::Role };
+    let at = match head.kind {
+        Kind::Chat => At::Role,
+        Kind::Text => At::Words,
+    };
+    let streaming = Streaming { answer, first, head, usage, at };
     let events = stream::unfold(streaming, |mut streaming| async {
         let data = streaming.next().await?;
         Some((Ok::<_, Infallible>(SseEvent::default().data(data)), streaming))
@@ -246,12 +315,14 @@ impl Streaming {
         match std::mem::replace(&mut self.at, At::Over) {
             At::Role => {
                 self.at = At::Words;
-                Some(self.delta(&json!({"role": "assistant", "content": ""}), None))
+                let delta = json!({"role": "assistant", "content": ""});
+                let choice = json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": null});
+                Some(self.head.chunk(&json!([choice])).to_string())
             }
             At::Words => match self.event().await {
                 Ok(Event::Text(words)) => {
                     self.at = At::Words;
-                    Some(self.delta(&json!({"content": words.as_str()}), None))
+                    Some(self.head.words(Some(words.as_str()), None).to_string())
                 }
                 Ok(Event::Object(choice)) => match serde_json::from_str::<Value>(choice.as_str()) {
                     Ok(choice) => {
@@ -261,7 +332,7 @@ impl Streaming {
                     Err(_) => Some(Fault::from(Error::Protocol).to_json().to_string()),
                 },
                 Ok(Event::End(end)) => {
-                    let last = self.delta(&json!({}), Some(&end.finish_reason));
+                    let last = self.head.words(None, Some(&end.finish_reason)).to_string();
                     self.at = if self.usage { At::Usage(end) } else { At::Done };
                     Some(last)
                 }
@@ -287,11 +358,6 @@ impl Streaming {
             None => self.answer.next().await?.ok_or(Error::Truncated),
         }
     }
-
-    fn delta(&self, delta: &Value, finish_reason: Option<&str>) -> String {
-        let choice = json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish_reason});
-        self.head.chunk(&json!([choice])).to_string()
-    }
 }
 
 #[cfg(test)]
@@ -313,7 +379,7 @@ mod tests {
             whole.add(&piece.to_string()).unwrap();
         }
         assert!(whole.add("[]").is_none() && whole.add("{").is_none());
-        let head = Head { id: "x".to_owned(), created: 7, model: "m".to_owned() };
+        let head = Head { kind: Kind::Chat, id: "x".to_owned(), created: 7, model: "m".to_owned() };
         let choice = &whole.completion(&head)["choices"][0];
         assert_eq!(choice["message"]["content"], "Hi");
         assert_eq!(choice["message"]["reasoning_content"], "hm");

@@ -76,7 +76,8 @@ pub(crate) async fn run(proxy: Proxy) -> Result<Exit, Failure> {
 
     let guard = Arc::new(guard::Guard::new(address, token));
     let routes = Router::new()
-        .route("/v1/chat/completions", post(chat::completions))
+        .route("/v1/chat/completions", post(chat::chat))
+        .route("/v1/completions", post(chat::completions))
         .route("/v1/embeddings", post(chat::embeddings))
         .route("/v1/models", get(chat::models))
         .fallback(async || Fault::not_found())
