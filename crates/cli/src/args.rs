@@ -109,8 +109,11 @@ pub(crate) struct Chat {
 /// Where the proxy listens, and for whom.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Proxy {
+    /// The node: ws://host:port/v1/ws
+    #[arg(long, value_name = "URL", value_parser = node_url, required_unless_present = "env")]
+    pub(crate) node: Option<Url>,
     #[command(flatten)]
-    pub(crate) connection: Option<Connection>,
+    pub(crate) how: Access,
     /// Where to listen, on this machine alone
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8787")]
     pub(crate) listen: SocketAddr,
@@ -128,6 +131,13 @@ pub(crate) struct Connection {
     /// The node: ws://host:port/v1/ws
     #[arg(long, value_name = "URL", value_parser = node_url)]
     pub(crate) node: Url,
+    #[command(flatten)]
+    pub(crate) how: Access,
+}
+
+/// Who the node has to be, who asks, and who looks on.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Access {
     /// The node's identity: its address (0x and 40 hex digits) or its public key (33 bytes in hex); absent: as known_nodes has it
     #[arg(long, value_name = "HEX")]
     pub(crate) node_key: Option<Pin>,

@@ -99,27 +99,27 @@ impl Prepared {
     /// Finds the node's identity, which may mean asking a person, and the client's.
     pub(crate) async fn from(connection: &Connection) -> Result<Self, Failure> {
         let node = identity::node_key(connection).await?;
-        let capture = connection.capture.as_deref().map(capture::to_file).transpose()?;
-        let how = if connection.protocol == 1 {
+        let capture = connection.how.capture.as_deref().map(capture::to_file).transpose()?;
+        let how = if connection.how.protocol == 1 {
             let Pin::Key(key) = node.pin else {
                 let what = "version 1 needs the node's public key, 33 bytes in hex: --node-key";
                 return Err(Failure::new(Exit::Usage, what));
             };
             let mut config = v1::Config::new(connection.node.as_str(), key);
             config.capture = capture;
-            How::V1(config, keys::client_key(connection.key_file.as_deref())?)
+            How::V1(config, keys::client_key(connection.how.key_file.as_deref())?)
         } else {
             let address = node.pin.address();
-            let identity = if connection.anonymous {
+            let identity = if connection.how.anonymous {
                 anonymous()
-            } else if let Some(file) = &connection.delegate {
+            } else if let Some(file) = &connection.how.delegate {
                 delegate::read(file)?
             } else {
-                delegated(&keys::client_key(connection.key_file.as_deref())?, address)?
+                delegated(&keys::client_key(connection.how.key_file.as_deref())?, address)?
             };
             let mut config = Config::new(connection.node.as_str(), address, identity);
             config.capture = capture;
-            config.shape = match connection.shape {
+            config.shape = match connection.how.shape {
                 ShapeName::Bucket => Shape::Bucket,
                 ShapeName::Off => Shape::Off,
             };

@@ -81,10 +81,10 @@ pub(crate) struct Pinned {
 pub(crate) async fn node_key(connection: &Connection) -> Result<Pinned, Failure> {
     let place = Place::of(&connection.node)?;
     let url = connection.node.clone();
-    let file = connection.known_nodes.clone().map_or_else(|| keys::config_file("known_nodes"), Ok)?;
+    let file = connection.how.known_nodes.clone().map_or_else(|| keys::config_file("known_nodes"), Ok)?;
     let known = KnownNodes::read(&file)?;
     let remembered = file.clone();
-    let (pin, line) = match (connection.node_key, known.find(&place)?) {
+    let (pin, line) = match (connection.how.node_key, known.find(&place)?) {
         (Some(given), Some((known, line))) if given.is_not(&known) => {
             return Err(changed(&place, ("given", &given), &known, line, &file));
         }
@@ -92,7 +92,7 @@ pub(crate) async fn node_key(connection: &Connection) -> Result<Pinned, Failure>
         (None, Some((known, line))) => (known, Some((line, file))),
         (None, None) => (introduce(connection, &place, &file).await?, None),
     };
-    known.refuse_too_old(&place, connection.protocol)?;
+    known.refuse_too_old(&place, connection.how.protocol)?;
     Ok(Pinned { pin, file: remembered, url, place, line })
 }
 
@@ -273,7 +273,7 @@ fn remember(file: &Path, place: &Place, key: &Pin) -> Result<(), Failure> {
 /// Asks the node who it is, and a person whether to believe it.
 async fn introduce(connection: &Connection, place: &Place, file: &Path) -> Result<Pin, Failure> {
     let terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
-    if !terminal && !connection.trust_first_use {
+    if !terminal && !connection.how.trust_first_use {
         let what = format!(
             "the identity of {place} is not known; pass --node-key with its address or public key, or \
              --trust-first-use to believe what it says now"
@@ -281,7 +281,7 @@ async fn introduce(connection: &Connection, place: &Place, file: &Path) -> Resul
         return Err(Failure::new(Exit::Identity, what));
     }
     let pin = Pin::Key(prove(&connection.node, place).await?);
-    if !connection.trust_first_use {
+    if !connection.how.trust_first_use {
         let mut asked = io::stderr().lock();
         write!(
             asked,

@@ -130,16 +130,33 @@ fn write_new(path: &Path, key: &PrivateKey, force: bool) -> Result<(), Failure> 
 
 /// Writes a secret file, in the place of the one that is there, in one step.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    make_parent(path)?;
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}", std::process::id()));
-    let beside = PathBuf::from(beside);
-    create_with(&beside, bytes).map_err(|error| Failure::file(&beside, error))?;
+    let beside = write_beside(path, bytes)?;
     fs::rename(&beside, path).map_err(|error| {
         // What could not be put in place is of no use to anybody.
         let _ = fs::remove_file(&beside);
         Failure::file(path, error)
     })
+}
+
+/// Writes a secret file where there is none, in one step. Of several calls side by side one writes it, and to the others
+/// it is there.
+pub(crate) fn write_once(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let beside = write_beside(path, bytes)?;
+    let linked = fs::hard_link(&beside, path);
+    let _ = fs::remove_file(&beside);
+    match linked {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(Failure::file(path, error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn write_beside(path: &Path, bytes: &[u8]) -> Result<PathBuf, Failure> {
+    make_parent(path)?;
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{}", std::process::id()));
+    let beside = PathBuf::from(beside);
+    create_with(&beside, bytes).map_err(|error| Failure::file(&beside, error))?;
+    Ok(beside)
 }
 
 fn secret_line(key: &PrivateKey) -> Zeroizing<String> {

@@ -43,16 +43,17 @@ pub(crate) async fn run(proxy: Proxy) -> Result<Exit, Failure> {
     }
     let token_file = keys::config_file("proxy.token")?;
     let token = if proxy.no_auth { None } else { Some(token(&token_file)?) };
-    let Some(connection) = proxy.connection.filter(|_| !proxy.env) else {
+    let Some(node) = proxy.node.filter(|_| !proxy.env) else {
         let mut out = io::stdout().lock();
         writeln!(out, "export OPENAI_BASE_URL=http://{}/v1", proxy.listen)?;
         writeln!(out, "export OPENAI_API_KEY={}", token.as_deref().map_or("none", |token| token.as_str()))?;
         return Ok(Exit::Ok);
     };
-    if connection.protocol != 2 {
+    let connection = Connection { node, how: proxy.how };
+    if connection.how.protocol != 2 {
         return Err(Failure::new(Exit::Usage, "the proxy speaks version 2 alone: leave --protocol out"));
     }
-    if connection.capture.is_some() {
+    if connection.how.capture.is_some() {
         return Err(Failure::new(Exit::Usage, "--capture shows one session: use it with ask or chat"));
     }
     // What is wrong with the node or the way to it is said now, and not to the first program that asks.
@@ -142,7 +143,7 @@ fn token(file: &Path) -> Result<Zeroizing<String>, Failure> {
         getrandom::fill(random.as_mut_slice())
             .map_err(|error| Failure::new(Exit::Usage, format!("no random numbers: {error}")))?;
         let text = Zeroizing::new(format!("fabstir-{}\n", *Zeroizing::new(const_hex::encode(*random))));
-        keys::replace(file, text.as_bytes())?;
+        keys::write_once(file, text.as_bytes())?;
     }
     let text = keys::read_secret(file)?;
     let token = text.trim();
