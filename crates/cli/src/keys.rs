@@ -179,3 +179,20 @@ fn create_with(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_that_write_at_once_the_first_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("deep/secret");
+        write_once(&path, b"first").unwrap();
+        write_once(&path, b"second").unwrap();
+        assert_eq!(read_secret(&path).unwrap().as_str(), "first");
+        replace(&path, b"third").unwrap();
+        assert_eq!(read_secret(&path).unwrap().as_str(), "third");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing stays beside it");
+    }
+}
