@@ -41,7 +41,7 @@ pub(crate) enum Command {
     /// Converse in one session
     #[command(after_help = EXIT_CODES)]
     Chat(Chat),
-    /// Serve OpenAI's API to the programs of this machine; what they ask goes sealed to the node
+    /// Serve OpenAI's and Anthropic's API to the programs of this machine; what they ask goes sealed to the node
     Proxy(Proxy),
     /// Make, show or delegate the key that signs your sessions
     #[command(subcommand)]
@@ -120,7 +120,7 @@ pub(crate) struct Proxy {
     /// Ask for no token: every program and every user of this machine may then ask in your name
     #[arg(long)]
     pub(crate) no_auth: bool,
-    /// Print the settings by which OpenAI's clients find the proxy, and end: eval "$(fabstir proxy --env)"
+    /// Print the settings by which their clients find the proxy, and end: eval "$(fabstir proxy --env)"
     #[arg(long, conflicts_with = "node")]
     pub(crate) env: bool,
 }

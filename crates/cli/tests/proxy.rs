@@ -163,6 +163,44 @@ async fn what_is_refused_has_openais_shape_and_the_protocols_code() {
 }
 
 #[tokio::test]
+async fn anthropics_clients_are_answered_in_their_shapes() {
+    let (node, user) = (TestNode::start(&[]), User::new());
+    let proxy = Proxy::start(&user, &node);
+    let post = |body: &Value| {
+        let request = proxy.http.post(format!("{}/messages", proxy.base)).header("x-api-key", &proxy.token);
+        request.body(body.to_string()).send()
+    };
+    let mut asked = json!({"model": "echo", "max_tokens": 50, "messages": said("hello there")});
+    let whole = json_of(post(&asked).await.unwrap()).await;
+    assert_eq!((&whole["type"], &whole["stop_reason"]), (&json!("message"), &json!("end_turn")));
+    let text = whole["content"][0]["text"].as_str().unwrap();
+    assert_eq!(text.trim(), "hello there");
+    assert!(whole["usage"]["output_tokens"].as_u64().unwrap() > 0);
+    asked["max_tokens"] = 1.into();
+    assert_eq!(json_of(post(&asked).await.unwrap()).await["stop_reason"], "max_tokens");
+
+    asked["max_tokens"] = 50.into();
+    asked["stream"] = true.into();
+    let stream = post(&asked).await.unwrap().text().await.unwrap();
+    let told: Vec<Value> =
+        events(&stream).into_iter().map(|one| serde_json::from_str(one).unwrap()).collect();
+    let named: Vec<&str> = stream.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+    assert!(told.iter().map(|event| event["type"].as_str().unwrap()).eq(named.iter().copied()));
+    assert_eq!((named[0], named.last()), ("message_start", Some(&"message_stop")));
+    assert_eq!(told.iter().filter_map(|event| event["delta"]["text"].as_str()).collect::<String>(), text);
+    assert_eq!(told[told.len() - 2]["usage"], whole["usage"]);
+
+    asked["model"] = "another".into();
+    let response = post(&asked).await.unwrap();
+    assert_eq!(response.status(), 404);
+    let fault = json_of(response).await;
+    assert_eq!((&fault["type"], &fault["error"]["type"]), (&json!("error"), &json!("not_found_error")));
+    let nobody = proxy.http.post(format!("{}/messages", proxy.base)).body("{}").send().await.unwrap();
+    assert_eq!(nobody.status(), 401);
+    assert_eq!(json_of(nobody).await["type"], "error");
+}
+
+#[tokio::test]
 async fn nobody_asks_without_the_token_or_from_another_site() {
     let (node, user) = (TestNode::start(&[]), User::new());
     let proxy = Proxy::start(&user, &node);

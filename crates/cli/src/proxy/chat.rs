@@ -26,7 +26,7 @@ use tokio::time::timeout;
 use super::{Node, fault::Fault};
 
 /// How long the node may be silent before a stream says that it is still there.
-const QUIET: Duration = Duration::from_secs(1);
+pub(super) const QUIET: Duration = Duration::from_secs(1);
 
 /// What the proxy itself has to know of a request; the rest is the node's to read, and to refuse by name.
 #[derive(Deserialize)]
@@ -132,6 +132,13 @@ enum Kind {
     Text,
 }
 
+/// A name for an answer, and no secret: without random numbers zeros serve as well.
+pub(super) fn random_id() -> String {
+    let mut random = [0; 12];
+    let _ = getrandom::fill(&mut random);
+    const_hex::encode(random)
+}
+
 fn usual_model(session: &Session) -> String {
     session.models().first().map(|model| model.id.clone()).unwrap_or_default()
 }
@@ -146,9 +153,6 @@ struct Head {
 
 impl Head {
     fn of(kind: Kind, asked: &Asked, session: &Session) -> Self {
-        let mut random = [0; 12];
-        // The id is a name and no secret: zeros serve as badly as any.
-        let _ = getrandom::fill(&mut random);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let prefix = match kind {
             Kind::Chat => "chatcmpl",
@@ -156,7 +160,7 @@ impl Head {
         };
         Self {
             kind,
-            id: format!("{prefix}-{}", const_hex::encode(random)),
+            id: format!("{prefix}-{}", random_id()),
             created: now.as_secs(),
             model: asked.model.clone().unwrap_or_else(|| usual_model(session)),
         }

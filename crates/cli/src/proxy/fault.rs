@@ -55,6 +55,32 @@ impl Fault {
         };
         json!({"error": {"message": self.message, "type": kind, "param": null, "code": self.code}})
     }
+
+    /// The same as Anthropic's API has it, which knows kinds and no codes: the code stands in the words.
+    pub(super) fn to_anthropic_json(&self) -> Value {
+        let kind = match self.status.as_u16() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            400..500 => "invalid_request_error",
+            503 => "overloaded_error",
+            _ => "api_error",
+        };
+        let message = format!("{} ({})", self.message, self.code);
+        json!({"type": "error", "error": {"type": kind, "message": message}})
+    }
+
+    /// The answer with this body.
+    pub(super) fn respond(&self, body: Value) -> Response {
+        let mut response = (self.status, Json(body)).into_response();
+        if let Some(wait) = self.retry_after {
+            let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1);
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
 }
 
 impl From<Error> for Fault {
@@ -93,11 +119,6 @@ impl From<Failure> for Fault {
 
 impl IntoResponse for Fault {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(self.to_json())).into_response();
-        if let Some(wait) = self.retry_after {
-            let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1);
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
+        self.respond(self.to_json())
     }
 }

@@ -13,7 +13,9 @@ use axum::{
 };
 use zeroize::Zeroizing;
 
-use super::fault::Fault;
+use super::{fault::Fault, messages::Refused};
+
+const API_KEY: &str = "x-api-key";
 
 pub(super) struct Guard {
     /// What a Host header may say.
@@ -42,7 +44,9 @@ impl Guard {
             }
         }
         let Some(token) = &self.token else { return Ok(()) };
-        let shown = text(AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
+        // OpenAI's clients show it the one way, Anthropic's the other.
+        let bearer = text(AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
+        let shown = bearer.or_else(|| headers.get(API_KEY).and_then(|value| value.to_str().ok()));
         let same = |shown: &str| {
             aws_lc_rs::constant_time::verify_slices_are_equal(shown.as_bytes(), token.as_bytes()).is_ok()
         };
@@ -53,6 +57,7 @@ impl Guard {
 pub(super) async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     match guard.admit(request.headers()) {
         Ok(()) => next.run(request).await,
+        Err(fault) if request.uri().path() == "/v1/messages" => Refused(fault).into_response(),
         Err(fault) => fault.into_response(),
     }
 }
@@ -76,6 +81,8 @@ mod tests {
         let (host, bearer) = ((HOST, "127.0.0.1:8787"), (AUTHORIZATION, "Bearer secret"));
         assert!(admitted(&guard, &[host.clone(), bearer.clone()]));
         assert!(admitted(&guard, &[(HOST, "localhost:8787"), bearer.clone()]));
+        let key = (axum::http::HeaderName::from_static(API_KEY), "secret");
+        assert!(admitted(&guard, &[host.clone(), key]));
         assert!(admitted(&guard, &[host.clone(), bearer.clone(), (ORIGIN, "http://localhost:8787")]));
         for bad in [
             &[bearer.clone()][..],

@@ -2,11 +2,13 @@
 //! version 2 that all of them share; nothing leaves this machine in the clear, and nobody but this machine's user is
 //! listened to.
 //!
-//! [`guard`] says who may ask, [`chat`] answers in OpenAI's shapes, [`fault`] says what went wrong in them.
+//! [`guard`] says who may ask, [`chat`] answers in OpenAI's shapes, [`messages`] in Anthropic's, [`fault`] says what went
+//! wrong in either.
 
 mod chat;
 mod fault;
 mod guard;
+mod messages;
 
 use std::{
     io::{self, Write as _},
@@ -46,7 +48,10 @@ pub(crate) async fn run(proxy: Proxy) -> Result<Exit, Failure> {
     let Some(node) = proxy.node.filter(|_| !proxy.env) else {
         let mut out = io::stdout().lock();
         writeln!(out, "export OPENAI_BASE_URL=http://{}/v1", proxy.listen)?;
-        writeln!(out, "export OPENAI_API_KEY={}", token.as_deref().map_or("none", |token| token.as_str()))?;
+        let token = token.as_deref().map_or("none", |token| token.as_str());
+        writeln!(out, "export OPENAI_API_KEY={token}")?;
+        writeln!(out, "export ANTHROPIC_BASE_URL=http://{}", proxy.listen)?;
+        writeln!(out, "export ANTHROPIC_API_KEY={token}")?;
         return Ok(Exit::Ok);
     };
     let connection = Connection { node, how: proxy.how };
@@ -79,6 +84,7 @@ pub(crate) async fn run(proxy: Proxy) -> Result<Exit, Failure> {
     let routes = Router::new()
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/completions", post(chat::completions))
+        .route("/v1/messages", post(messages::messages))
         .route("/v1/embeddings", post(chat::embeddings))
         .route("/v1/models", get(chat::models))
         .fallback(async || Fault::not_found())
