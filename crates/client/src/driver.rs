@@ -178,6 +178,8 @@ impl Driver {
             let silent = heard_at.checked_add(self.config.silence_timeout).unwrap_or(heard_at);
             let renew = self.keyed.checked_add(self.config.renew_after).unwrap_or(heard_at);
             let done = tokio::select! {
+                // What came while something long was sent has come: it was not silent.
+                biased;
                 command = commands.recv() => self.command(command).await,
                 heard = self.live.line.hear() => {
                     heard_at = Instant::now();
@@ -198,6 +200,8 @@ impl Driver {
 
     async fn command(&mut self, command: Option<Command>) -> Result<(), Lost> {
         match command {
+            // Who asked has gone while there was no connection: nothing is computed for nobody.
+            Some(Command::Ask { reply, .. }) if reply.is_closed() => Ok(()),
             Some(Command::Ask { body, events, keeps, reply }) => {
                 self.keeps |= keeps;
                 self.last_number = self.last_number.saturating_add(1);
@@ -237,7 +241,9 @@ impl Driver {
     }
 
     async fn say(&mut self, frame: Vec<u8>) -> Result<(), Lost> {
-        self.live.line.say(frame).await.map_err(|_| Lost::Connection)
+        // A peer that takes nothing is as lost as one that says nothing.
+        let said = timeout(self.config.silence_timeout, self.live.line.say(frame)).await;
+        said.map_err(|_| Lost::Connection)?.map_err(|_| Lost::Connection)
     }
 
     async fn control(
