@@ -53,6 +53,10 @@ impl Failure {
         Self::new(Exit::Usage, format!("{}: {error}", path.display()))
     }
 
+    pub(crate) fn exit(&self) -> Exit {
+        self.exit
+    }
+
     /// What there is to say.
     pub(crate) fn what(&self) -> &str {
         &self.what

@@ -269,6 +269,7 @@ async fn requests_side_by_side_share_a_session_and_a_lost_one_is_replaced() {
             if response.status() == 200 {
                 break;
             }
+            assert_eq!(response.headers()["x-should-retry"], "false");
             assert_eq!(json_of(response).await["error"]["code"], "truncated");
         }
     }

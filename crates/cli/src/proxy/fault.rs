@@ -11,7 +11,7 @@ use fabstir_client::Error;
 use fabstir_protocol::Code;
 use serde_json::{Value, json};
 
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 
 #[derive(Debug)]
 pub(super) struct Fault {
@@ -20,11 +20,13 @@ pub(super) struct Fault {
     code: String,
     message: String,
     retry_after: Option<Duration>,
+    /// Whether the same again is of no use, or may be computed twice.
+    once: bool,
 }
 
 impl Fault {
     fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
-        Self { status, code: code.to_owned(), message: message.into(), retry_after: None }
+        Self { status, code: code.to_owned(), message: message.into(), retry_after: None, once: false }
     }
 
     pub(super) fn invalid(message: impl Into<String>) -> Self {
@@ -79,7 +81,15 @@ impl Fault {
             let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1);
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if self.once {
+            // OpenAI's and Anthropic's own clients send again what failed with 5xx, unless they are told so.
+            response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
+        }
         response
+    }
+
+    fn once(self) -> Self {
+        Self { once: true, ..self }
     }
 }
 
@@ -91,13 +101,16 @@ impl From<Error> for Fault {
                 let known = Code::ALL.iter().find(|known| known.as_str() == code);
                 let status = known.and_then(|known| StatusCode::from_u16(known.http_status()).ok());
                 let status = status.unwrap_or(StatusCode::BAD_GATEWAY);
-                Self { retry_after, ..Self::new(status, &code, message) }
+                // The engine may have done the work, or most of it.
+                let once =
+                    matches!(known, Some(Code::EngineFailed | Code::InternalError | Code::SlowConsumer));
+                Self { retry_after, once, ..Self::new(status, &code, message) }
             }
             Error::TooLarge => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "REQUEST_TOO_LARGE", message),
-            Error::Silent(_) => Self::new(StatusCode::GATEWAY_TIMEOUT, "node_silent", message),
-            Error::Truncated => Self::new(StatusCode::BAD_GATEWAY, "truncated", message),
+            Error::Silent(_) => Self::new(StatusCode::GATEWAY_TIMEOUT, "node_silent", message).once(),
+            Error::Truncated => Self::new(StatusCode::BAD_GATEWAY, "truncated", message).once(),
             Error::Identity(_) | Error::TooOld { .. } => {
-                Self::new(StatusCode::BAD_GATEWAY, "node_identity", message)
+                Self::new(StatusCode::BAD_GATEWAY, "node_identity", message).once()
             }
             Error::Address(_)
             | Error::Connect(_)
@@ -105,7 +118,7 @@ impl From<Error> for Fault {
             | Error::DidNotOpen
             | Error::Protocol
             | Error::SessionLost
-            | Error::Closed => Self::new(StatusCode::BAD_GATEWAY, "node_unreachable", message),
+            | Error::Closed => Self::new(StatusCode::BAD_GATEWAY, "node_unreachable", message).once(),
         }
     }
 }
@@ -113,7 +126,13 @@ impl From<Error> for Fault {
 /// There is no session with the node.
 impl From<Failure> for Fault {
     fn from(failure: Failure) -> Self {
-        Self::new(StatusCode::BAD_GATEWAY, "node_unreachable", failure.what())
+        let fault = |code| Self::new(StatusCode::BAD_GATEWAY, code, failure.what());
+        match failure.exit() {
+            Exit::Connect | Exit::Broken => fault("node_unreachable"),
+            Exit::Identity => fault("node_identity").once(),
+            Exit::Refused => fault("node_refused"),
+            Exit::Ok | Exit::Usage | Exit::Interrupted => fault("proxy").once(),
+        }
     }
 }
 

@@ -46,11 +46,11 @@ impl Guard {
         let Some(token) = &self.token else { return Ok(()) };
         // OpenAI's clients show it the one way, Anthropic's the other.
         let bearer = text(AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
-        let shown = bearer.or_else(|| headers.get(API_KEY).and_then(|value| value.to_str().ok()));
+        let key = headers.get(API_KEY).and_then(|value| value.to_str().ok());
         let same = |shown: &str| {
             aws_lc_rs::constant_time::verify_slices_are_equal(shown.as_bytes(), token.as_bytes()).is_ok()
         };
-        if shown.is_some_and(same) { Ok(()) } else { Err(Fault::unauthorized()) }
+        if bearer.is_some_and(same) || key.is_some_and(same) { Ok(()) } else { Err(Fault::unauthorized()) }
     }
 }
 
@@ -82,7 +82,8 @@ mod tests {
         assert!(admitted(&guard, &[host.clone(), bearer.clone()]));
         assert!(admitted(&guard, &[(HOST, "localhost:8787"), bearer.clone()]));
         let key = (axum::http::HeaderName::from_static(API_KEY), "secret");
-        assert!(admitted(&guard, &[host.clone(), key]));
+        assert!(admitted(&guard, &[host.clone(), key.clone()]));
+        assert!(admitted(&guard, &[host.clone(), key, (AUTHORIZATION, "Bearer of another server")]));
         assert!(admitted(&guard, &[host.clone(), bearer.clone(), (ORIGIN, "http://localhost:8787")]));
         for bad in [
             &[bearer.clone()][..],

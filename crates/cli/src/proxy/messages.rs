@@ -46,7 +46,7 @@ impl IntoResponse for Refused {
 pub(super) async fn messages(State(node): State<Arc<Node>>, body: Bytes) -> Result<Response, Refused> {
     let asked: Asked =
         serde_json::from_slice(&body).map_err(|error| Fault::invalid(format!("the body: {error}")))?;
-    let (model, streams) = (asked.model.clone(), asked.stream);
+    let (model, streams) = (asked.model.clone(), asked.stream == Some(true));
     let (_, mut answer) = node.ask(Op::Chat, &asked.into_openai()?).await?;
     let id = format!("msg_{}", random_id());
     if !streams {
@@ -98,6 +98,15 @@ impl Piece {
     }
 }
 
+/// The arguments of a call, an object; a function without parameters may be called with nothing.
+fn input(arguments: &str) -> Result<Value, Error> {
+    if arguments.trim().is_empty() {
+        return Ok(json!({}));
+    }
+    let input = serde_json::from_str(arguments).ok().filter(Value::is_object);
+    input.ok_or(Error::Protocol)
+}
+
 fn stop_reason(end: &End) -> &str {
     match end.finish_reason.as_str() {
         "length" => "max_tokens",
@@ -129,8 +138,7 @@ async fn whole(mut answer: Answer, id: &str, model: &str) -> Result<Value, Error
                 words.push_str(delta.content.as_deref().unwrap_or_default());
                 thoughts.push_str(delta.reasoning_content.as_deref().unwrap_or_default());
                 for Call { id, function } in delta.tool_calls {
-                    let input: Value =
-                        serde_json::from_str(&function.arguments).map_err(|_| Error::Protocol)?;
+                    let input = input(&function.arguments)?;
                     calls.push(json!({"type": "tool_use", "id": id, "name": function.name, "input": input}));
                 }
             }
@@ -272,6 +280,13 @@ mod tests {
     use fabstir_protocol::seal::Words;
 
     use super::*;
+
+    #[test]
+    fn the_input_of_a_call_is_an_object() {
+        assert_eq!(input("").unwrap(), json!({}));
+        assert_eq!(input(r#"{"x":1}"#).unwrap(), json!({"x": 1}));
+        assert!(input("\"x\"").is_err() && input("{\"x").is_err());
+    }
 
     #[test]
     fn pieces_become_blocks_in_their_order() {

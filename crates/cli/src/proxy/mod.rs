@@ -14,6 +14,7 @@ use std::{
     io::{self, Write as _},
     path::Path,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -37,6 +38,8 @@ use fault::Fault;
 
 /// Longest body that is read; the node's own bound is lower, and says so in words.
 const MAX_BODY: usize = 32 << 20;
+/// How long one session is used: what lets this machine speak for its wallet lasts a day.
+const LONGEST_SESSION: Duration = Duration::from_secs(12 * 60 * 60);
 
 pub(crate) async fn run(proxy: Proxy) -> Result<Exit, Failure> {
     if !proxy.listen.ip().is_loopback() {
@@ -95,7 +98,9 @@ pub(crate) async fn run(proxy: Proxy) -> Result<Exit, Failure> {
         served = axum::serve(listener, routes) => served.map(|()| Exit::Ok).map_err(cannot),
         _ = tokio::signal::ctrl_c() => Ok(Exit::Interrupted),
     };
-    if let Some(session) = node.session.lock().await.take() {
+    // Who opens one now may take long: nobody waits for that.
+    let held = node.session.try_lock().ok().and_then(|mut held| held.take());
+    if let Some((session, _)) = held {
         session.close().await;
     }
     ended
@@ -105,7 +110,8 @@ pub(crate) async fn run(proxy: Proxy) -> Result<Exit, Failure> {
 struct Node {
     connection: Connection,
     address: Address,
-    session: Mutex<Option<Session>>,
+    /// With the time from when a new one takes its place.
+    session: Mutex<Option<(Session, Instant)>>,
 }
 
 impl Node {
@@ -113,17 +119,20 @@ impl Node {
         let prepared = Prepared::from(&connection).await?;
         let address = prepared.address();
         let session = prepared.session().await?;
-        Ok(Self { connection, address, session: Mutex::new(Some(session)) })
+        Ok(Self { connection, address, session: Mutex::new(Some(dated(session))) })
     }
 
     /// The session; a new one where the last has ended.
     async fn session(&self) -> Result<Session, Failure> {
         let mut held = self.session.lock().await;
-        if let Some(session) = held.as_ref().filter(|session| session.is_open()) {
+        let now = Instant::now();
+        if let Some((session, _)) = held.as_ref().filter(|(session, until)| session.is_open() && now < *until)
+        {
             return Ok(session.clone());
         }
         let session = Prepared::from(&self.connection).await?.session().await?;
-        *held = Some(session.clone());
+        // Answers that run in the old one have it until they end.
+        *held = Some(dated(session.clone()));
         Ok(session)
     }
 
@@ -140,6 +149,11 @@ impl Node {
             }
         }
     }
+}
+
+fn dated(session: Session) -> (Session, Instant) {
+    let now = Instant::now();
+    (session, now.checked_add(LONGEST_SESSION).unwrap_or(now))
 }
 
 /// The token by which programs show that they are this user's: made at first use, the same for every proxy after that.

@@ -13,21 +13,27 @@ pub(super) struct Asked {
     max_tokens: u32,
     messages: Vec<Message>,
     system: Option<Content>,
-    #[serde(default)]
-    stop_sequences: Vec<String>,
+    stop_sequences: Option<Vec<String>>,
     temperature: Option<f64>,
     top_p: Option<f64>,
     top_k: Option<u64>,
-    #[serde(default)]
-    pub(super) stream: bool,
-    #[serde(default)]
-    tools: Vec<Tool>,
+    pub(super) stream: Option<bool>,
+    tools: Option<Vec<Tool>>,
+    #[serde(rename = "thinking")]
+    _thinking: Option<Thinking>,
     tool_choice: Option<ToolChoice>,
     /// Who asks, for the servers of its inventor.
     #[serde(rename = "metadata")]
     _metadata: Option<serde::de::IgnoredAny>,
     #[serde(rename = "service_tier")]
     _service_tier: Option<serde::de::IgnoredAny>,
+}
+
+/// To think less than a model does of itself is not to be had; not to ask it to is.
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum Thinking {
+    Disabled {},
 }
 
 #[derive(Deserialize)]
@@ -180,11 +186,11 @@ impl Asked {
                 body.insert(name.into(), value);
             }
         }
-        if !self.stop_sequences.is_empty() {
-            body.insert("stop".into(), self.stop_sequences.into());
+        if let Some(stop) = self.stop_sequences.filter(|stop| !stop.is_empty()) {
+            body.insert("stop".into(), stop.into());
         }
-        if !self.tools.is_empty() {
-            let tools = self.tools.into_iter().map(Tool::into_openai);
+        if let Some(tools) = self.tools.filter(|tools| !tools.is_empty()) {
+            let tools = tools.into_iter().map(Tool::into_openai);
             body.insert("tools".into(), tools.collect());
         }
         if let Some(choice) = self.tool_choice {
@@ -264,7 +270,16 @@ mod tests {
     #[test]
     fn what_would_change_the_answer_is_not_passed_over() {
         let base = json!({"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]});
-        assert!(openai(base.clone()).is_ok());
+        let mut plain = base.clone();
+        for (field, value) in [
+            ("thinking", json!({"type": "disabled"})),
+            ("stream", Value::Null),
+            ("tools", Value::Null),
+            ("stop_sequences", json!([])),
+        ] {
+            plain[field] = value;
+        }
+        assert_eq!(openai(plain).unwrap(), base);
         for (field, value) in [
             ("thinking", json!({"type": "enabled"})),
             ("messages", json!([{"role": "user", "content": [{"type": "image", "source": {}}]}])),
