@@ -64,8 +64,13 @@ struct Live {
 }
 
 pub(crate) struct Driver {
-    config: Config,
     live: Live,
+    kept: Kept,
+}
+
+/// What of a session outlives its connections.
+struct Kept {
+    config: Config,
     /// The session's name: that of its first full handshake.
     session: Sid,
     ticket: Option<Ticket>,
@@ -143,9 +148,8 @@ impl Driver {
         let least = Least { version: node.min_version, until: node.not_after };
         let trying = Trying::anew();
         let keyed = Instant::now();
-        let driver =
-            Self { config, live, session, ticket, answers, asked, last_number, keeps, keyed, trying };
-        Ok((driver, welcome, least))
+        let kept = Kept { config, session, ticket, answers, asked, last_number, keeps, keyed, trying };
+        Ok((Self { live, kept }, welcome, least))
     }
 
     /// Serves the session until its end, and says why it ended.
@@ -157,7 +161,7 @@ impl Driver {
                     return Error::Closed;
                 }
                 Lost::Broken(error) => {
-                    let asked = std::mem::take(&mut self.asked);
+                    let asked = std::mem::take(&mut self.kept.asked);
                     tell_all(asked, || error.again());
                     self.live.line.close().await;
                     return error;
@@ -175,8 +179,8 @@ impl Driver {
     async fn serve(&mut self, commands: &mut mpsc::Receiver<Command>) -> Lost {
         let mut heard_at = Instant::now();
         loop {
-            let silent = heard_at.checked_add(self.config.silence_timeout).unwrap_or(heard_at);
-            let renew = self.keyed.checked_add(self.config.renew_after).unwrap_or(heard_at);
+            let silent = heard_at.checked_add(self.kept.config.silence_timeout).unwrap_or(heard_at);
+            let renew = self.kept.keyed.checked_add(self.kept.config.renew_after).unwrap_or(heard_at);
             let done = tokio::select! {
                 // What came while something long was sent has come: it was not silent.
                 biased;
@@ -188,7 +192,7 @@ impl Driver {
                 () = sleep_until(silent) => Err(Lost::Connection),
                 () = sleep_until(renew) => {
                     // New keys by a new handshake: the claim takes the answers along.
-                    self.ticket = None;
+                    self.kept.ticket = None;
                     Err(Lost::Connection)
                 }
             };
@@ -203,12 +207,12 @@ impl Driver {
             // Who asked has gone while there was no connection: nothing is computed for nobody.
             Some(Command::Ask { reply, .. }) if reply.is_closed() => Ok(()),
             Some(Command::Ask { body, events, keeps, reply }) => {
-                self.keeps |= keeps;
-                self.last_number = self.last_number.saturating_add(1);
-                let number = self.last_number;
-                self.answers.expect(number);
+                self.kept.keeps |= keeps;
+                self.kept.last_number = self.kept.last_number.saturating_add(1);
+                let number = self.kept.last_number;
+                self.kept.answers.expect(number);
                 let frames = sealed_request(&mut self.live.sealer, number, &body)?;
-                self.asked.insert(number, Asked { body, events, cancelled: false });
+                self.kept.asked.insert(number, Asked { body, events, cancelled: false });
                 // Who asked and left has dropped the answer, and that cancels it.
                 let _ = reply.send(number);
                 for frame in frames {
@@ -216,8 +220,8 @@ impl Driver {
                 }
                 Ok(())
             }
-            Some(Command::Cancel(request)) if self.asked.contains_key(&request) => {
-                self.asked.entry(request).and_modify(|asked| asked.cancelled = true);
+            Some(Command::Cancel(request)) if self.kept.asked.contains_key(&request) => {
+                self.kept.asked.entry(request).and_modify(|asked| asked.cancelled = true);
                 self.control(RecordType::Cancel, Flags::NONE, &Cancel { request }).await
             }
             Some(Command::Cancel(_)) => Ok(()),
@@ -242,7 +246,7 @@ impl Driver {
 
     async fn say(&mut self, frame: Vec<u8>) -> Result<(), Lost> {
         // A peer that takes nothing is as lost as one that says nothing.
-        let said = timeout(self.config.silence_timeout, self.live.line.say(frame)).await;
+        let said = timeout(self.kept.config.silence_timeout, self.live.line.say(frame)).await;
         said.map_err(|_| Lost::Connection)?.map_err(|_| Lost::Connection)
     }
 
@@ -265,7 +269,7 @@ impl Driver {
             Heard::Text(_) | Heard::Ping => return Ok(()),
             Heard::Closed => return Err(Lost::Connection),
         };
-        let led = self.live.opener.open(&frame).and_then(|record| self.answers.take(record));
+        let led = self.live.opener.open(&frame).and_then(|record| self.kept.answers.take(record));
         let led = led.map_err(|_| Lost::Broken(Error::DidNotOpen))?;
         self.live.heard = true;
         match led {
@@ -273,7 +277,7 @@ impl Driver {
             FromNode::Event(request, json) => self.tell(request, Event::Object(json)).await?,
             FromNode::End(request, end) => {
                 // Nobody here cancelled it: the connection was gone for longer than the node goes on alone.
-                let ours = self.asked.get(&request).is_none_or(|asked| asked.cancelled);
+                let ours = self.kept.asked.get(&request).is_none_or(|asked| asked.cancelled);
                 let cut = end.finish_reason == "cancelled" && !ours;
                 self.end(request, if cut { Err(Error::Truncated) } else { Ok(Event::End(end_of(end))) });
             }
@@ -283,24 +287,24 @@ impl Driver {
             FromNode::Fault(_, false) | FromNode::Nothing => {}
             FromNode::Welcome(_) => return Err(Lost::Broken(Error::Protocol)),
         }
-        if let Some(ack) = self.answers.due_ack() {
+        if let Some(ack) = self.kept.answers.due_ack() {
             self.control(RecordType::Ack, Flags::NONE, &ack).await?;
         }
         Ok(())
     }
 
     async fn tell(&mut self, request: u32, event: Event) -> Result<(), Lost> {
-        let Some(asked) = self.asked.get(&request) else { return Ok(()) };
+        let Some(asked) = self.kept.asked.get(&request) else { return Ok(()) };
         if asked.events.try_send(Ok(event)).is_ok() {
             return Ok(());
         }
         // Nobody reads, or not for long: what is missing cannot be made good, so the answer is cut off.
-        self.asked.remove(&request);
+        self.kept.asked.remove(&request);
         self.control(RecordType::Cancel, Flags::NONE, &Cancel { request }).await
     }
 
     fn end(&mut self, request: u32, last: Result<Event, Error>) {
-        if let Some(asked) = self.asked.remove(&request) {
+        if let Some(asked) = self.kept.asked.remove(&request) {
             // Without room for it the answer is cut off, which is what its reader then finds.
             let _ = asked.events.try_send(last);
         }
@@ -308,28 +312,19 @@ impl Driver {
 
     /// Gets the session another connection. Where that comes to nothing, everybody who waits for an answer was told.
     async fn recover(self) -> Result<Self, Error> {
-        let Self { config, live, session, ticket, answers, asked, last_number, keeps, keyed, trying } = self;
+        let Self { live, mut kept } = self;
         let served = live.heard || live.opened.elapsed() >= LONGEST_PAUSE;
-        let trying = if served { Trying::anew() } else { trying };
-        let mut lost = LostSession {
-            config,
-            capture: live.line.into_capture(),
-            session,
-            ticket,
-            answers,
-            asked,
-            last_number,
-            keeps,
-            keyed,
-            trying,
-        };
-        let until = trying.since.checked_add(lost.config.resume_for);
-        let mut last = Error::Silent(lost.config.resume_for);
+        if served {
+            kept.trying = Trying::anew();
+        }
+        let until = kept.trying.since.checked_add(kept.config.resume_for);
+        let mut last = Error::Silent(kept.config.resume_for);
+        let mut lost = LostSession { capture: live.line.into_capture(), kept };
         loop {
-            sleep(lost.trying.pause).await;
-            lost.trying.again();
+            sleep(lost.kept.trying.pause).await;
+            lost.kept.trying.again();
             if until.is_some_and(|until| Instant::now() >= until) {
-                tell_all(lost.asked, || Error::Truncated);
+                tell_all(lost.kept.asked, || Error::Truncated);
                 return Err(last);
             }
             match lost.attempt().await {
@@ -337,7 +332,7 @@ impl Driver {
                 Err(error) if error.is_passing() => last = error,
                 // Who waits for an answer is told that it is cut off; why there is no session, who asks next.
                 Err(error) => {
-                    tell_all(lost.asked, || Error::Truncated);
+                    tell_all(lost.kept.asked, || Error::Truncated);
                     return Err(error);
                 }
             }
@@ -347,23 +342,13 @@ impl Driver {
 
 /// A session without a connection.
 struct LostSession {
-    config: Config,
     capture: Option<Capture>,
-    session: Sid,
-    ticket: Option<Ticket>,
-    answers: Answers,
-    asked: BTreeMap<u32, Asked>,
-    last_number: u32,
-    /// Whether the node keeps a conversation for this session.
-    keeps: bool,
-    /// When the last full handshake was: a resumption is none.
-    keyed: Instant,
-    trying: Trying,
+    kept: Kept,
 }
 
 impl LostSession {
     async fn attempt(&mut self) -> Result<Opened, Error> {
-        let reached = reach(&self.config, self.capture.take()).await;
+        let reached = reach(&self.kept.config, self.capture.take()).await;
         let (mut line, node) = match reached {
             Ok(reached) => reached,
             Err((error, capture)) => {
@@ -371,19 +356,20 @@ impl LostSession {
                 return Err(error);
             }
         };
-        let received = self.answers.received();
-        self.answers.reconnect();
-        let limit = self.config.connect_timeout;
-        let shape = self.config.shape;
-        let opened = if let Some(ticket) = self.ticket.take() {
-            self.answers.set_welcomed();
+        let received = self.kept.answers.received();
+        self.kept.answers.reconnect();
+        let limit = self.kept.config.connect_timeout;
+        let shape = self.kept.config.shape;
+        let opened = if let Some(ticket) = self.kept.ticket.take() {
+            self.kept.answers.set_welcomed();
             timeout(limit, line.resume(ticket, &Resume { received, shape })).await
         } else {
             // The ticket is spent, and what it was spent for did not come: only the key can speak for the session.
-            let hello = hello(&self.config, Some(Claim { session: self.session, received }));
-            let opening = line.handshake(&self.config, &node, &hello, &mut self.answers, |_| Ok(Vec::new()));
+            let hello = hello(&self.kept.config, Some(Claim { session: self.kept.session, received }));
+            let opening =
+                line.handshake(&self.kept.config, &node, &hello, &mut self.kept.answers, |_| Ok(Vec::new()));
             let opened = timeout(limit, opening).await;
-            self.keyed = Instant::now();
+            self.kept.keyed = Instant::now();
             opened
         };
         match opened.map_err(|_| Error::Silent(limit)).flatten() {
@@ -403,32 +389,31 @@ impl LostSession {
         let mut again = Vec::new();
         match known {
             Some(known) => {
-                again = self.answers.unknown_to(&known);
-                for request in self.answers.lost_to(&known) {
-                    if let Some(asked) = self.asked.remove(&request) {
+                again = self.kept.answers.unknown_to(&known);
+                for request in self.kept.answers.lost_to(&known) {
+                    if let Some(asked) = self.kept.asked.remove(&request) {
                         let _ = asked.events.try_send(Err(Error::Truncated));
                     }
                 }
             }
-            None if self.keeps => {
+            None if self.kept.keeps => {
                 // What was said is gone: to go on as if it were not would answer another question.
-                tell_all(self.asked, || Error::SessionLost);
+                tell_all(self.kept.asked, || Error::SessionLost);
                 live.line.close().await;
                 return Err(Error::SessionLost);
             }
             None => {
                 // The node has another session for us: what it began of this one it does not have. Numbers go on, so that
                 // no old answer is taken for a new one's.
-                self.session = name;
-                self.answers = self.answers.anew();
-                tell_all(std::mem::take(&mut self.asked), || Error::Truncated);
+                self.kept.session = name;
+                self.kept.answers = self.kept.answers.anew();
+                tell_all(std::mem::take(&mut self.kept.asked), || Error::Truncated);
             }
         }
-        let Self { config, session, answers, asked, last_number, keeps, keyed, trying, .. } = self;
-        let mut driver =
-            Driver { config, live, session, ticket, answers, asked, last_number, keeps, keyed, trying };
+        self.kept.ticket = ticket;
+        let mut driver = Driver { live, kept: self.kept };
         for request in again {
-            let Some(asked) = driver.asked.get(&request) else { continue };
+            let Some(asked) = driver.kept.asked.get(&request) else { continue };
             let frames = sealed_request(&mut driver.live.sealer, request, &asked.body)?;
             for frame in frames {
                 if driver.live.line.say(frame).await.is_err() {
