@@ -19,7 +19,7 @@ export RUST_BACKTRACE=0
 stage "model" scripts/fetch-model.sh
 node_packages() {
     npm --prefix examples/guide-client ci --no-audit --no-fund --silent
-    npm --prefix examples/channel-client ci --no-audit --no-fund --silent
+    npm --prefix sdk/typescript ci --no-audit --no-fund --silent
     npm --prefix crates/protocol/tests/eip712 ci --no-audit --no-fund --silent
 }
 stage "node packages" node_packages
@@ -36,6 +36,9 @@ stage "build" cargo test --workspace --locked --no-run
 # As the specification prints it, from the root.
 stage "the specification's test command" cargo test --locked --test security_tests test_replay_attack_prevented -- --exact
 stage "demo" scripts/demo.sh
+stage "TypeScript, form" npm --prefix sdk/typescript run --silent check
+# Against the binaries that are built by now.
+stage "TypeScript, tests" npm --prefix sdk/typescript run --silent test
 stage "three defences" scripts/defences.sh --three "$(date +%j)"
 report
 # All in one selection: with another set of packages cargo would build the shared ones again.

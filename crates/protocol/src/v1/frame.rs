@@ -13,7 +13,7 @@ use crate::{
     identity::{PublicKey, Signature},
     seal::Sealed,
     v1::handshake::{InitContext, SessionInit},
-    v2::Advertisement,
+    v2::{Advertisement, or_default},
 };
 
 /// Most bytes of a frame's `id`.
@@ -326,13 +326,13 @@ pub struct Usage {
     /// Tokens that fit.
     pub context_window_size: u32,
     /// What the prompt's tokens were.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub prompt_tokens_details: PromptTokensDetails,
     /// SHA-256 of the weights that answered, hex, where the node knows them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_sha256: Option<String>,
     /// Whether the counts are a guess, for want of better ones.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "std::ops::Not::not")]
     pub estimated: bool,
 }
 
@@ -340,7 +340,7 @@ pub struct Usage {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct PromptTokensDetails {
     /// How many of them did not have to be computed, because an earlier request had them.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub cached_tokens: u32,
 }
 

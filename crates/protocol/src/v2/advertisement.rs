@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     certificate::{CertificateError, SignedChannelKey, SignedRotation, hex_address, hex_key},
     frame::Hint,
-    json::{AnObject, MOST, object, object_or_none},
+    json::{AnObject, integer, object, object_or_none},
 };
 use crate::{ethereum::Address, identity::PublicKey};
 
@@ -34,6 +34,7 @@ pub struct NodeIdentity {
     #[serde(with = "hex_address")]
     pub address: Address,
     /// The chain of its EIP-712 domain.
+    #[serde(deserialize_with = "integer")]
     pub chain_id: u64,
     /// The static key of handshakes on this connection.
     #[serde(with = "hex_key")]
@@ -85,12 +86,6 @@ impl Advertisement {
     /// # Errors
     /// [`AdvertisementError::Malformed`].
     pub fn read(text: &str) -> Result<Self, AdvertisementError> {
-        #[derive(Deserialize)]
-        struct Connected {
-            r#type: String,
-            #[serde(flatten)]
-            advertisement: Advertisement,
-        }
         const MALFORMED: AdvertisementError = AdvertisementError::Malformed;
         // A node of before version 2 greets without the list.
         #[derive(Deserialize)]
@@ -105,9 +100,8 @@ impl Advertisement {
         if greeting.e2ee.is_none() {
             return Err(AdvertisementError::NoVersion2);
         }
-        let connected: Connected = serde_json::from_str(text).map_err(|_| MALFORMED)?;
-        debug_assert_eq!(connected.r#type, greeting.r#type);
-        Ok(connected.advertisement)
+        let AnObject(shown) = serde_json::from_str(text).map_err(|_| MALFORMED)?;
+        Ok(shown)
     }
 
     /// Checks who the node says it is against the pinned identity, at `now` in unix seconds.
@@ -117,9 +111,6 @@ impl Advertisement {
     pub fn verify(&self, pinned: Address, now: u64) -> Result<VerifiedNode, AdvertisementError> {
         let offered = self.e2ee.iter().any(|version| version == VERSION);
         let node = self.node.as_ref().filter(|_| offered).ok_or(AdvertisementError::NoVersion2)?;
-        if node.chain_id > MOST {
-            return Err(AdvertisementError::Malformed);
-        }
         if node.address != pinned {
             let moved =
                 |signed: &SignedRotation| signed.verify(pinned, node.chain_id, now) == Ok(node.address);

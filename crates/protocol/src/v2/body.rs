@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{
-    json::{AnObject, object, object_or_none, read_hex},
+    json::{AnObject, integer, integer_or_none, object, object_or_none, or_default, read_hex},
     noise::HandshakeError,
     record::{Shape, Sid},
 };
@@ -18,10 +18,10 @@ pub struct Hello {
     /// Name and version.
     pub client: String,
     /// How lengths are to be hidden.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub shape: Shape,
     /// Whether it wants to resume.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub ticket: bool,
     /// A session whose ticket was lost with an unfinished resumption.
     #[serde(default, deserialize_with = "object_or_none", skip_serializing_if = "Option::is_none")]
@@ -48,7 +48,7 @@ pub struct Resume {
     /// What came of its answers.
     pub received: Vec<Received>,
     /// How lengths are to be hidden.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub shape: Shape,
 }
 
@@ -76,14 +76,18 @@ pub struct Welcome {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Limits {
     /// Most bytes of a request.
+    #[serde(deserialize_with = "integer")]
     pub max_request_bytes: u64,
     /// Most requests at once.
     pub max_requests: u32,
     /// How long answers go on being made without a connection.
+    #[serde(deserialize_with = "integer")]
     pub grace_seconds: u64,
     /// How long they are kept without one.
+    #[serde(deserialize_with = "integer")]
     pub keep_seconds: u64,
     /// How long a ticket lasts without one.
+    #[serde(deserialize_with = "integer")]
     pub ticket_seconds: u64,
 }
 
@@ -93,7 +97,7 @@ pub struct ModelEntry {
     /// Its name in requests.
     pub id: String,
     /// The digest of its file; absent where the node does not know.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub sha256: String,
     /// Tokens of prompt and answer together.
     pub context_window: u32,
@@ -107,7 +111,7 @@ pub struct End {
     /// Tokens, and the model's digest.
     pub usage: Usage,
     /// Messages of the conversation that did not fit.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "is_zero")]
     pub dropped_messages: usize,
 }
 
@@ -124,7 +128,7 @@ pub struct Fault {
     /// For a person.
     pub message: String,
     /// When to try again.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "integer_or_none", skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
     /// Of a prompt that does not fit: its tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -155,7 +159,7 @@ pub struct Ack {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Goodbye {
     /// A code, or a word for a person.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub reason: String,
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     eip712::{self, Field, NODE_CHANNEL_KEY, NODE_KEY_ROTATION, SESSION_DELEGATION},
-    json::{MOST, read_hex},
+    json::{MOST, integer, read_hex},
 };
 use crate::{
     ethereum::Address,
@@ -83,7 +83,9 @@ pub struct NodeChannelKey {
 pub struct SignedChannelKey {
     #[serde(with = "hex_key")]
     public_key: PublicKey,
+    #[serde(deserialize_with = "integer")]
     not_before: u64,
+    #[serde(deserialize_with = "integer")]
     not_after: u64,
     min_version: u16,
     #[serde(with = "hex_signature")]
@@ -340,6 +342,7 @@ pub struct SignedRotation {
     from: Address,
     #[serde(with = "hex_address")]
     to: Address,
+    #[serde(deserialize_with = "integer")]
     not_before: u64,
     #[serde(with = "hex_signature")]
     signature: Signature,

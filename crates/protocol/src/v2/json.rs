@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{Error as _, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
 /// The largest integer that JavaScript holds exactly.
@@ -20,6 +20,30 @@ pub(super) fn object_or_none<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     from: D,
 ) -> Result<Option<T>, D::Error> {
     Option::<AnObject<T>>::deserialize(from).map(|object| object.map(|AnObject(value)| value))
+}
+
+/// Reads an integer that every language can hold.
+pub(super) fn integer<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let number = u64::deserialize(from)?;
+    if number <= MOST { Ok(number) } else { Err(D::Error::custom("integers are at most 2^53-1")) }
+}
+
+/// The same where `null` and nothing are none.
+pub(super) fn integer_or_none<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    struct Integer(u64);
+    impl<'de> Deserialize<'de> for Integer {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            integer(from).map(Self)
+        }
+    }
+    Option::<Integer>::deserialize(from).map(|number| number.map(|Integer(number)| number))
+}
+
+/// Reads a field for which `null` is as good as nothing.
+pub(crate) fn or_default<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(
+    from: D,
+) -> Result<T, D::Error> {
+    Option::deserialize(from).map(Option::unwrap_or_default)
 }
 
 /// A value that is read from an object.

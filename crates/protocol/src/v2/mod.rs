@@ -38,6 +38,7 @@ pub use frame::{Hint, InvalidFrame, Kind, MAX_FRAME_LEN};
 pub use handshake::{
     AwaitingM2, AwaitingM3, Channel, ClientIdentity, Greeted, M1, OpenedM1, RESUME_LABEL, Ticket,
 };
+pub(crate) use json::or_default;
 pub use kem::{AwsLc, AwsLcKey, CIPHERTEXT_LEN, ENCAPSULATION_KEY_LEN, Kem, KemSecret};
 pub use noise::HandshakeError;
 pub use record::{

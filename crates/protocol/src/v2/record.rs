@@ -371,7 +371,8 @@ fn read(plaintext: &[u8], direction: Direction) -> Option<Record> {
     let ended = match kind {
         RecordType::Text | RecordType::Welcome | RecordType::Cancel | RecordType::Ack => !flags.last,
         RecordType::Goodbye => flags.last,
-        RecordType::Request | RecordType::Event | RecordType::Error => true,
+        RecordType::Error => flags.last || request == 0,
+        RecordType::Request | RecordType::Event => true,
     };
     let sound = padded && placed && continued && ended && body.len() <= MAX_BODY;
     let body = Zeroizing::new(body.to_vec());

@@ -60,7 +60,7 @@ impl Parts {
             T::Request => to_node && !connection && !more,
             T::Text => !to_node && !connection && !last && !more,
             T::Event => !(to_node || connection || last && more),
-            T::Error => !to_node && !more,
+            T::Error => !to_node && !more && (connection || last),
             T::Welcome => !to_node && connection && !last && !more,
             T::Cancel | T::Ack => to_node && connection && !last && !more,
             T::Goodbye => connection && last && !more,

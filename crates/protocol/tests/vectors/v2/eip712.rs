@@ -5,10 +5,7 @@ use std::collections::BTreeMap;
 use fabstir_protocol::{
     ethereum::Address,
     identity::{PrivateKey, PublicKey, Signature},
-    v2::{
-        NodeChannelKey, NodeKeyRotation, SessionDelegation, SignedChannelKey, SignedDelegation,
-        SignedRotation,
-    },
+    v2::{NodeChannelKey, NodeKeyRotation, SessionDelegation, SignedDelegation},
 };
 
 use serde_json::Value;
@@ -260,6 +257,16 @@ fn address_value(case: &SignedCase, name: &str) -> Address {
     value(case, name).parse().unwrap()
 }
 
+/// Whether its numbers are such as every language holds; what has others can be signed, and is malformed on the wire.
+fn readable(case: &SignedCase) -> bool {
+    let numbers = case.fields.iter().filter(|field| field.r#type.starts_with("uint"));
+    numbers.map(|field| number(&field.value)).all(|number| number < 1 << 53)
+}
+
+fn read_back<T: serde::de::DeserializeOwned>(case: &SignedCase) -> Option<T> {
+    serde_json::from_str(&case.wire).ok()
+}
+
 /// The crate's digest, the wire as the crate writes it, and whether it is read back.
 fn as_the_crate_has_it(case: &SignedCase, signature: Signature) -> ([u8; 32], String) {
     let chain_id = case.domain.chain_id.as_deref().map(number);
@@ -274,7 +281,7 @@ fn as_the_crate_has_it(case: &SignedCase, signature: Signature) -> ([u8; 32], St
             };
             let digest = certified.digest(chain_id.unwrap());
             let signed = certified.with_signature(signature);
-            assert_eq!(serde_json::from_str::<SignedChannelKey>(&case.wire).unwrap(), signed);
+            assert_eq!(read_back(case), readable(case).then(|| signed.clone()));
             (digest, serde_json::to_string(&signed).unwrap())
         }
         "NodeKeyRotation" => {
@@ -285,7 +292,7 @@ fn as_the_crate_has_it(case: &SignedCase, signature: Signature) -> ([u8; 32], St
             };
             let digest = rotation.digest(chain_id.unwrap());
             let signed = rotation.with_signature(signature);
-            assert_eq!(serde_json::from_str::<SignedRotation>(&case.wire).unwrap(), signed);
+            assert_eq!(read_back(case), readable(case).then(|| signed.clone()));
             (digest, serde_json::to_string(&signed).unwrap())
         }
         _ => {

@@ -1,0 +1,132 @@
+/** From an address to an open channel. */
+
+import {
+  ConnectError,
+  DidNotOpen,
+  HandshakeFailed,
+  IdentityError,
+  ProtocolError,
+  Refused,
+  Silent,
+} from './error.js';
+import type { Address } from './ethereum.js';
+import { type Capture, Line, type WebSocketClass } from './socket.js';
+import { AdvertisementError, type VerifiedNode, verifyAdvertisement } from './v2/advertisement.js';
+import type { Answers } from './v2/answers.js';
+import { type Fault, fault, type Hello, type Shape, type Welcome } from './v2/body.js';
+import { AwaitingM2, type Channel, type ClientIdentity, type Ticket } from './v2/handshake.js';
+import { decode } from './v2/json.js';
+import { HandshakeError } from './v2/noise.js';
+import { OpenError } from './v2/record.js';
+import { AwaitingR2 } from './v2/resume.js';
+
+/** All that there is to know before anything is sent. */
+export interface Config {
+  url: string;
+  node: Address;
+  identity: ClientIdentity;
+  shape: Shape;
+  connectTimeout: number;
+  silenceTimeout: number;
+  resumeFor: number;
+  renewAfter: number;
+  webSocket?: WebSocketClass | undefined;
+  capture?: Capture | undefined;
+  /** Hears whether there is a connection. */
+  onConnection?: ((state: 'open' | 'lost' | 'closed') => void) | undefined;
+}
+
+/** A channel that is open, by a line. */
+export interface Opened {
+  line: Line;
+  channel: Channel;
+  welcome: Welcome;
+}
+
+/** Connects, and checks who the node says it is. */
+export async function reach(config: Config): Promise<{ line: Line; node: VerifiedNode }> {
+  const line = await Line.open(config.url, config.webSocket, config.connectTimeout, config.capture);
+  const node = await attempt(line, config, introduce(line, config));
+  return { line, node };
+}
+
+async function introduce(line: Line, config: Config): Promise<VerifiedNode> {
+  const first = await line.next();
+  if (first.type === 'closed') throw new ConnectError('it closed the connection');
+  if (first.type !== 'text') throw new ProtocolError();
+  try {
+    return verifyAdvertisement(first.text, config.node, Math.floor(Date.now() / 1000));
+  } catch (error) {
+    throw error instanceof AdvertisementError ? new IdentityError(error) : error;
+  }
+}
+
+/** The next frame of version 2. Until the session is open, a text frame can only be a refusal. */
+async function expected(line: Line): Promise<Uint8Array> {
+  const heard = await line.next();
+  if (heard.type === 'binary') return heard.bytes;
+  if (heard.type === 'closed') throw new ConnectError('it closed the connection');
+  let said: Fault;
+  try {
+    said = decode(heard.text, fault);
+  } catch {
+    throw new ProtocolError();
+  }
+  throw refusal(said);
+}
+
+export async function handshake(
+  line: Line,
+  config: Config,
+  node: VerifiedNode,
+  hello: Hello,
+  answers: Answers,
+): Promise<Opened> {
+  const { m1, waiting } = AwaitingM2.start(node, config.identity.key);
+  line.send(m1);
+  const { m3, channel } = waiting.finish(await expected(line), config.identity.delegation, hello);
+  line.send(m3);
+  // Only the node that holds the ML-KEM secret can say this.
+  const said = answers.take(channel.opener.open(await expected(line)));
+  if (said.type === 'fault') throw refusal(said.fault);
+  if (said.type !== 'welcome') throw new ProtocolError();
+  return { line, channel, welcome: said.welcome };
+}
+
+export async function resumption(
+  line: Line,
+  ticket: Ticket,
+  resume: { received: [number, number][]; shape: Shape },
+): Promise<Opened> {
+  const { r1, waiting } = AwaitingR2.start(ticket, { ...resume, received: fitting(resume.received) });
+  line.send(r1);
+  const { welcome, channel } = waiting.finish(await expected(line));
+  return { line, channel, welcome };
+}
+
+/** What does not fit into the payload is left out, the oldest first (2.3.5). */
+export function fitting(received: [number, number][]): [number, number][] {
+  return received.slice(-120);
+}
+
+/** In time, or the line is closed. */
+export async function attempt<T>(line: Line, config: Config, work: Promise<T>): Promise<T> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Silent(config.connectTimeout)), config.connectTimeout);
+  });
+  try {
+    return await Promise.race([work, late]);
+  } catch (error) {
+    line.close();
+    if (error instanceof HandshakeError) throw new HandshakeFailed();
+    if (error instanceof OpenError) throw new DidNotOpen();
+    throw error;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+export function refusal({ code, message, retry_after_ms }: Fault): Refused {
+  return new Refused(code, message, retry_after_ms);
+}
