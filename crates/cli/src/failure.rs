@@ -40,12 +40,14 @@ impl From<Exit> for ExitCode {
 pub(crate) struct Failure {
     exit: Exit,
     what: String,
+    /// What the client met, where that is the cause.
+    cause: Option<Error>,
 }
 
 impl Failure {
     /// `what`: lower case, what was wrong and what to do.
     pub(crate) fn new(exit: Exit, what: impl Into<String>) -> Self {
-        Self { exit, what: what.into() }
+        Self { exit, what: what.into(), cause: None }
     }
 
     /// A file of the user's that cannot be used.
@@ -55,6 +57,10 @@ impl Failure {
 
     pub(crate) fn exit(&self) -> Exit {
         self.exit
+    }
+
+    pub(crate) fn cause(&self) -> Option<&Error> {
+        self.cause.as_ref()
     }
 
     /// What there is to say.
@@ -105,7 +111,8 @@ impl From<Error> for Failure {
                 (Exit::Broken, "start again; what the node remembered of it is gone".to_owned())
             }
         };
-        Self::new(exit, format!("{}; {advice}", printable(&error.to_string())))
+        let what = format!("{}; {advice}", printable(&error.to_string()));
+        Self { cause: Some(error), ..Self::new(exit, what) }
     }
 }
 

@@ -11,70 +11,13 @@
 
 mod support;
 
-use std::{
-    io::{BufRead as _, BufReader},
-    process::{Child, Stdio},
-    time::Duration,
-};
+use std::time::Duration;
 
-use reqwest::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};
-use support::{TestNode, User, assert_exit, err, out};
-
-/// A running proxy, which ends with the test.
-struct Proxy {
-    child: Child,
-    base: String,
-    token: String,
-    http: Client,
-}
-
-impl Proxy {
-    fn start(user: &User, node: &TestNode) -> Self {
-        let (url, identity) = (node.url(), node.identity.to_string());
-        let arguments = ["proxy", "--node", &url, "--node-key", &identity, "--listen", "127.0.0.1:0"];
-        let mut child = user.command(&arguments).stdout(Stdio::piped()).spawn().unwrap();
-        let mut base = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut base).unwrap();
-        let printed = out(&user.run(&["proxy", "--env"]));
-        let token = printed.lines().find_map(|line| line.strip_prefix("export OPENAI_API_KEY="));
-        Self {
-            child,
-            base: base.trim().to_owned(),
-            token: token.unwrap().to_owned(),
-            http: Client::builder().no_proxy().build().unwrap(),
-        }
-    }
-
-    fn post(&self, path: &str, body: &Value) -> RequestBuilder {
-        let request = self.http.post(format!("{}{path}", self.base)).bearer_auth(&self.token);
-        request.header("content-type", "application/json").body(body.to_string())
-    }
-
-    async fn ask(&self, body: Value) -> Response {
-        self.post("/chat/completions", &body).send().await.unwrap()
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-async fn json_of(response: Response) -> Value {
-    serde_json::from_str(&response.text().await.unwrap()).unwrap()
-}
-
-fn said(words: &str) -> Value {
-    json!([{"role": "user", "content": words}])
-}
-
-/// The data of every event of a stream.
-fn events(stream: &str) -> Vec<&str> {
-    stream.lines().filter_map(|line| line.strip_prefix("data: ")).collect()
-}
+use support::{
+    TestNode, User, assert_exit, err, out,
+    proxy::{Proxy, events, json_of, said},
+};
 
 #[tokio::test]
 async fn an_answer_comes_whole_or_as_a_stream_in_openais_shapes() {
@@ -132,12 +75,19 @@ async fn texts_go_on_and_models_are_listed() {
         chunks.map(|chunk| chunk["choices"][0]["text"].as_str().unwrap().to_owned()).collect();
     assert_eq!(words.concat(), text);
 
-    let response = proxy.http.get(format!("{}/models", proxy.base)).bearer_auth(&proxy.token).send().await;
-    let models = json_of(response.unwrap()).await;
+    let models = json_of(proxy.get("/models").await).await;
     assert_eq!(models["object"], "list");
     assert_eq!(models["data"][0]["id"], "echo");
     assert_eq!(models["data"][0]["context_window"], 2048);
     assert_eq!(models["data"][0]["owned_by"], node.identity.to_checksum());
+    assert_eq!(json_of(proxy.get("/models/echo").await).await, models["data"][0]);
+    for unknown in ["/models/another", "/models/some/other"] {
+        let response = proxy.get(unknown).await;
+        assert_eq!(response.status(), 404);
+        let fault = json_of(response).await;
+        assert_eq!(fault["error"]["code"], "MODEL_NOT_FOUND");
+        assert_eq!(fault["error"]["type"], "invalid_request_error");
+    }
 }
 
 #[tokio::test]

@@ -1,11 +1,6 @@
-//! OpenAI's chat completions, completions, embeddings and models, of what the node answers.
+//! OpenAI's chat completions, completions and embeddings, of what the node answers.
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -17,7 +12,6 @@ use axum::{
     },
 };
 use fabstir_client::{Answer, End, Error, Event, Op, Session};
-use fabstir_protocol::v2::ModelEntry;
 use futures_util::stream;
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
@@ -105,24 +99,6 @@ pub(super) async fn embeddings(State(node): State<Arc<Node>>, body: Bytes) -> Re
     }
 }
 
-pub(super) async fn models(State(node): State<Arc<Node>>) -> Result<Response, Fault> {
-    let (_, mut answer) = node.ask(Op::Models, "{}").await?;
-    let Some(Event::Object(list)) = answer.next().await? else { return Err(Error::Protocol.into()) };
-    let models: Vec<ModelEntry> = serde_json::from_str(list.as_str()).map_err(|_| Error::Protocol)?;
-    if !matches!(answer.next().await?, Some(Event::End(_))) {
-        return Err(Error::Protocol.into());
-    }
-    let owner = node.address.to_checksum();
-    let data: Vec<Value> = models
-        .into_iter()
-        .map(|model| {
-            json!({"id": model.id, "object": "model", "created": 0, "owned_by": owner,
-                   "context_window": model.context_window, "sha256": model.sha256})
-        })
-        .collect();
-    Ok(Json(json!({"object": "list", "data": data})).into_response())
-}
-
 /// Whose shapes an answer has.
 #[derive(Clone, Copy)]
 enum Kind {
@@ -139,7 +115,7 @@ pub(super) fn random_id() -> String {
     const_hex::encode(random)
 }
 
-fn usual_model(session: &Session) -> String {
+pub(super) fn usual_model(session: &Session) -> String {
     session.models().first().map(|model| model.id.clone()).unwrap_or_default()
 }
 
@@ -153,7 +129,6 @@ struct Head {
 
 impl Head {
     fn of(kind: Kind, asked: &Asked, session: &Session) -> Self {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let prefix = match kind {
             Kind::Chat => "chatcmpl",
             Kind::Text => "cmpl",
@@ -161,7 +136,7 @@ impl Head {
         Self {
             kind,
             id: format!("{prefix}-{}", random_id()),
-            created: now.as_secs(),
+            created: crate::delegate::unix_now(),
             model: asked.model.clone().unwrap_or_else(|| usual_model(session)),
         }
     }

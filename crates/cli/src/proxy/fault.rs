@@ -46,6 +46,10 @@ impl Fault {
         Self::new(StatusCode::NOT_FOUND, "not_found", "the proxy serves nothing under this path")
     }
 
+    pub(super) fn no_model() -> Self {
+        Self::new(StatusCode::NOT_FOUND, Code::ModelNotFound.as_str(), "the model is not served here")
+    }
+
     /// The JSON of it, as a body or as an event of a stream.
     pub(super) fn to_json(&self) -> Value {
         let kind = match self.status.as_u16() {
@@ -126,6 +130,10 @@ impl From<Error> for Fault {
 /// There is no session with the node.
 impl From<Failure> for Fault {
     fn from(failure: Failure) -> Self {
+        // A node that refuses to open one says why, and when to come back.
+        if let Some(error @ Error::Refused { .. }) = failure.cause() {
+            return Self { message: failure.what().to_owned(), ..error.clone().into() };
+        }
         let fault = |code| Self::new(StatusCode::BAD_GATEWAY, code, failure.what());
         match failure.exit() {
             Exit::Connect | Exit::Broken => fault("node_unreachable"),
@@ -139,5 +147,32 @@ impl From<Failure> for Fault {
 impl IntoResponse for Fault {
     fn into_response(self) -> Response {
         self.respond(self.to_json())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_node_that_opens_no_session_is_quoted_with_its_code_status_and_time() {
+        let refused = Error::Refused {
+            code: "DRAINING".into(),
+            message: "the node is going away".into(),
+            retry_after: Some(Duration::from_millis(1500)),
+        };
+        let fault = Fault::from(Failure::from(refused));
+        assert_eq!(fault.to_json()["error"]["code"], "DRAINING");
+        let response = fault.into_response();
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()["retry-after"], "2");
+        assert!(!response.headers().contains_key("x-should-retry"));
+        // A code that this version does not know is the node's all the same.
+        let refused = Error::Refused { code: "NEW".into(), message: "no".into(), retry_after: None };
+        assert_eq!(Fault::from(Failure::from(refused)).into_response().status(), 502);
+        let unreachable = Fault::from(Failure::from(Error::Connect("refused".into())));
+        assert_eq!(unreachable.to_json()["error"]["code"], "node_unreachable");
     }
 }

@@ -16,7 +16,6 @@ use axum::{
 };
 use fabstir_client::{Answer, End, Error, Event, Op, Usage};
 use futures_util::stream;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -24,6 +23,7 @@ use super::{
     Node,
     chat::{QUIET, random_id},
     fault::Fault,
+    piece::{Call, Delta},
 };
 use asked::Asked;
 
@@ -66,38 +66,6 @@ pub(super) async fn messages(State(node): State<Arc<Node>>, body: Bytes) -> Resu
     Ok(Sse::new(events).keep_alive(keep_alive).into_response())
 }
 
-/// A piece that is more than words: what matters here of `choices[0]` of OpenAI's chunk.
-#[derive(Deserialize)]
-struct Piece {
-    delta: Delta,
-}
-
-#[derive(Deserialize)]
-struct Delta {
-    content: Option<String>,
-    reasoning_content: Option<String>,
-    #[serde(default)]
-    tool_calls: Vec<Call>,
-}
-
-#[derive(Deserialize)]
-struct Call {
-    id: String,
-    function: Function,
-}
-
-#[derive(Deserialize)]
-struct Function {
-    name: String,
-    arguments: String,
-}
-
-impl Piece {
-    fn read(json: &str) -> Result<Delta, Error> {
-        serde_json::from_str(json).map(|piece: Self| piece.delta).map_err(|_| Error::Protocol)
-    }
-}
-
 /// The arguments of a call, an object; a function without parameters may be called with nothing.
 fn input(arguments: &str) -> Result<Value, Error> {
     if arguments.trim().is_empty() {
@@ -134,7 +102,7 @@ async fn whole(mut answer: Answer, id: &str, model: &str) -> Result<Value, Error
         match answer.next().await?.ok_or(Error::Truncated)? {
             Event::Text(more) => words.push_str(more.as_str()),
             Event::Object(piece) => {
-                let delta = Piece::read(piece.as_str())?;
+                let delta = Delta::read(piece.as_str())?;
                 words.push_str(delta.content.as_deref().unwrap_or_default());
                 thoughts.push_str(delta.reasoning_content.as_deref().unwrap_or_default());
                 for Call { id, function } in delta.tool_calls {
@@ -207,7 +175,7 @@ impl Blocks {
         match event {
             Event::Text(words) => self.say(Open::Text, words.as_str()),
             Event::Object(piece) => {
-                let delta = Piece::read(piece.as_str())?;
+                let delta = Delta::read(piece.as_str())?;
                 self.say(Open::Thinking, delta.reasoning_content.as_deref().unwrap_or_default());
                 self.say(Open::Text, delta.content.as_deref().unwrap_or_default());
                 for Call { id, function } in delta.tool_calls {

@@ -2,13 +2,16 @@
 //! version 2 that all of them share; nothing leaves this machine in the clear, and nobody but this machine's user is
 //! listened to.
 //!
-//! [`guard`] says who may ask, [`chat`] answers in OpenAI's shapes, [`messages`] in Anthropic's, [`fault`] says what went
-//! wrong in either.
+//! [`guard`] says who may ask, [`chat`] and [`responses`] answer in OpenAI's shapes, [`messages`] in Anthropic's, [`fault`]
+//! says what went wrong in any of them.
 
 mod chat;
 mod fault;
 mod guard;
 mod messages;
+mod models;
+mod piece;
+mod responses;
 
 use std::{
     io::{self, Write as _},
@@ -83,17 +86,7 @@ pub(crate) async fn run(proxy: Proxy) -> Result<Exit, Failure> {
     };
     drop(err);
 
-    let guard = Arc::new(guard::Guard::new(address, token));
-    let routes = Router::new()
-        .route("/v1/chat/completions", post(chat::chat))
-        .route("/v1/completions", post(chat::completions))
-        .route("/v1/messages", post(messages::messages))
-        .route("/v1/embeddings", post(chat::embeddings))
-        .route("/v1/models", get(chat::models))
-        .fallback(async || Fault::not_found())
-        .layer(middleware::from_fn_with_state(guard, guard::check))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(Arc::clone(&node));
+    let routes = routes(Arc::clone(&node), guard::Guard::new(address, token));
     let ended = tokio::select! {
         served = axum::serve(listener, routes) => served.map(|()| Exit::Ok).map_err(cannot),
         _ = tokio::signal::ctrl_c() => Ok(Exit::Interrupted),
@@ -104,6 +97,22 @@ pub(crate) async fn run(proxy: Proxy) -> Result<Exit, Failure> {
         session.close().await;
     }
     ended
+}
+
+fn routes(node: Arc<Node>, guard: guard::Guard) -> Router {
+    Router::new()
+        .route("/v1/chat/completions", post(chat::chat))
+        .route("/v1/completions", post(chat::completions))
+        .route("/v1/responses", post(responses::responses))
+        .route("/v1/messages", post(messages::messages))
+        .route("/v1/embeddings", post(chat::embeddings))
+        .route("/v1/models", get(models::list))
+        // A name may have slashes in it.
+        .route("/v1/models/{*id}", get(models::one))
+        .fallback(async || Fault::not_found())
+        .layer(middleware::from_fn_with_state(Arc::new(guard), guard::check))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(node)
 }
 
 /// The node, and the session with it that all requests share.

@@ -6,6 +6,8 @@
     reason = "each test file uses its part of this, and a test is meant to panic"
 )]
 
+pub(crate) mod proxy;
+
 use std::{
     ffi::OsString,
     path::PathBuf,
