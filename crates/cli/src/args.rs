@@ -109,9 +109,13 @@ pub(crate) struct Chat {
 /// Where the proxy listens, and for whom.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Proxy {
-    /// The node: ws://host:port/v1/ws
+    /// The node: ws://host:port/v1/ws; may be given several times, and the first that can be reached is asked
     #[arg(long, value_name = "URL", value_parser = node_url, required_unless_present = "env")]
-    pub(crate) node: Option<Url>,
+    pub(crate) node: Vec<Url>,
+    /// The identities of the nodes, in their order: address (0x and 40 hex digits) or public key (33 bytes in hex); absent:
+    /// as known_nodes has it
+    #[arg(long, value_name = "HEX")]
+    pub(crate) node_key: Vec<Pin>,
     #[command(flatten)]
     pub(crate) how: Access,
     /// Where to listen, on this machine alone
@@ -131,16 +135,16 @@ pub(crate) struct Connection {
     /// The node: ws://host:port/v1/ws
     #[arg(long, value_name = "URL", value_parser = node_url)]
     pub(crate) node: Url,
+    /// The node's identity: its address (0x and 40 hex digits) or its public key (33 bytes in hex); absent: as known_nodes has it
+    #[arg(long, value_name = "HEX")]
+    pub(crate) node_key: Option<Pin>,
     #[command(flatten)]
     pub(crate) how: Access,
 }
 
-/// Who the node has to be, who asks, and who looks on.
-#[derive(Debug, clap::Args)]
+/// What is believed of a node, who asks, and who looks on.
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Access {
-    /// The node's identity: its address (0x and 40 hex digits) or its public key (33 bytes in hex); absent: as known_nodes has it
-    #[arg(long, value_name = "HEX")]
-    pub(crate) node_key: Option<Pin>,
     /// Believe a node that is not known, and remember it, without asking
     #[arg(long)]
     pub(crate) trust_first_use: bool,

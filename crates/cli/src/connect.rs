@@ -128,11 +128,6 @@ impl Prepared {
         Ok(Self { node, how })
     }
 
-    /// Who the node must prove to be.
-    pub(crate) fn address(&self) -> fabstir_protocol::ethereum::Address {
-        self.node.pin.address()
-    }
-
     /// Opens the session; `None` where Ctrl-C was pressed before it was open.
     pub(crate) async fn open(self) -> Result<Option<Client>, Failure> {
         tokio::select! {

@@ -99,7 +99,7 @@ impl From<Error> for Failure {
                 (Exit::Broken, "try once more; if it happens again, someone changes it on the way".to_owned())
             }
             Error::Refused { code, retry_after, .. } => (Exit::Refused, after_refusal(code, *retry_after)),
-            Error::TooLarge => (Exit::Refused, "shorten it".to_owned()),
+            Error::TooLarge { .. } => (Exit::Refused, "shorten it".to_owned()),
             Error::DidNotOpen => (
                 Exit::Broken,
                 "someone changed it on the way, or the node is not the one expected".to_owned(),

@@ -84,7 +84,7 @@ pub(crate) async fn node_key(connection: &Connection) -> Result<Pinned, Failure>
     let file = connection.how.known_nodes.clone().map_or_else(|| keys::config_file("known_nodes"), Ok)?;
     let known = KnownNodes::read(&file)?;
     let remembered = file.clone();
-    let (pin, line) = match (connection.how.node_key, known.find(&place)?) {
+    let (pin, line) = match (connection.node_key, known.find(&place)?) {
         (Some(given), Some((known, line))) if given.is_not(&known) => {
             return Err(changed(&place, ("given", &given), &known, line, &file));
         }

@@ -10,7 +10,7 @@ use fabstir_protocol::{
     },
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep, sleep_until, timeout},
 };
 use zeroize::Zeroizing;
@@ -19,7 +19,7 @@ use crate::{
     Config, End, Error, Event,
     answer::Capture,
     dial::{Heard, Line, Opened, reach, refused},
-    session::Least,
+    session::{Least, Pulse},
 };
 
 /// How long is waited before a connection is tried for the second time; each time after that twice as long.
@@ -153,7 +153,11 @@ impl Driver {
     }
 
     /// Serves the session until its end, and says why it ended.
-    pub(crate) async fn run(mut self, commands: &mut mpsc::Receiver<Command>) -> Error {
+    pub(crate) async fn run(
+        mut self,
+        commands: &mut mpsc::Receiver<Command>,
+        pulse: &watch::Sender<Pulse>,
+    ) -> Error {
         loop {
             match self.serve(commands).await {
                 Lost::Done => {
@@ -168,8 +172,12 @@ impl Driver {
                 }
                 Lost::Connection => {}
             }
+            pulse.send_modify(|pulse| pulse.lost = Some(Instant::now()));
             match self.recover().await {
-                Ok(recovered) => self = recovered,
+                Ok(recovered) => {
+                    self = recovered;
+                    pulse.send_modify(Pulse::beat);
+                }
                 Err(error) => return error,
             }
         }
@@ -207,14 +215,16 @@ impl Driver {
             // Who asked has gone while there was no connection: nothing is computed for nobody.
             Some(Command::Ask { reply, .. }) if reply.is_closed() => Ok(()),
             Some(Command::Ask { body, events, keeps, reply }) => {
+                let number = self.kept.last_number.saturating_add(1);
+                // Who hears this knows that it goes out now; who has left may ask elsewhere, so that it must not.
+                if reply.send(number).is_err() {
+                    return Ok(());
+                }
                 self.kept.keeps |= keeps;
-                self.kept.last_number = self.kept.last_number.saturating_add(1);
-                let number = self.kept.last_number;
+                self.kept.last_number = number;
                 self.kept.answers.expect(number);
                 let frames = sealed_request(&mut self.live.sealer, number, &body)?;
                 self.kept.asked.insert(number, Asked { body, events, cancelled: false });
-                // Who asked and left has dropped the answer, and that cancels it.
-                let _ = reply.send(number);
                 for frame in frames {
                     self.say(frame).await?;
                 }

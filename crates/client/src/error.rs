@@ -34,9 +34,12 @@ pub enum Error {
     /// The handshake did not complete: someone changed it on the way, or the node's keys have just changed.
     #[error("the handshake with the node did not complete")]
     Handshake,
-    /// The node takes no frame as large as the request.
-    #[error("the request is larger than the node takes")]
-    TooLarge,
+    /// The node takes no request as large as this one.
+    #[error("the request is larger than the node takes{}", in_words(*.most))]
+    TooLarge {
+        /// Most bytes that it takes, where it said so.
+        most: Option<u64>,
+    },
     /// Something that the node sent did not open. The session is closed and its key is wiped.
     #[error("a frame from the node did not open: the session is closed")]
     DidNotOpen,
@@ -72,7 +75,7 @@ impl Error {
             Self::Address(_)
             | Self::Identity(_)
             | Self::TooOld { .. }
-            | Self::TooLarge
+            | Self::TooLarge { .. }
             | Self::DidNotOpen
             | Self::Protocol
             | Self::Truncated
@@ -95,12 +98,16 @@ impl Error {
             | Self::Identity(_)
             | Self::TooOld { .. }
             | Self::Handshake
-            | Self::TooLarge
+            | Self::TooLarge { .. }
             | Self::Truncated
             | Self::Silent(_)
             | Self::Closed => Self::Truncated,
         }
     }
+}
+
+fn in_words(most: Option<u64>) -> String {
+    most.map_or_else(String::new, |most| format!(": {most} bytes at most"))
 }
 
 impl From<fabstir_protocol::seal::SealError> for Error {

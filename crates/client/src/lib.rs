@@ -23,6 +23,7 @@
 //! more than that. An answer is whole only with its sealed end; anything else is [`Error::Truncated`].
 
 mod answer;
+mod config;
 mod dial;
 mod driver;
 mod error;
@@ -31,9 +32,10 @@ mod session;
 pub mod v1;
 
 pub use answer::{Capture, Direction, End, Event, Frame};
+pub use config::Config;
 pub use error::Error;
 pub use request::{Request, Turn};
-pub use session::{Answer, Config, Least, Op, Session};
+pub use session::{Answer, Least, Op, Session};
 
 use std::sync::Arc;
 

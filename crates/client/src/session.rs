@@ -7,20 +7,18 @@ use std::{
 };
 
 use fabstir_protocol::{
-    ethereum::Address,
     seal::Words,
-    v2::{ClientIdentity, ModelEntry, Shape, Welcome},
+    v2::{ModelEntry, Welcome},
 };
 use serde::Serialize;
 use tokio::{
-    sync::{mpsc, oneshot},
-    time::timeout,
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, timeout},
 };
 use zeroize::Zeroizing;
 
 use crate::{
-    Error, Event, Request,
-    answer::Capture,
+    Config, Error, Event, Request,
     driver::{Command, Driver, First},
 };
 
@@ -32,51 +30,6 @@ const COMMANDS: usize = 256;
 
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(2);
-
-/// Which node, who asks, and how.
-pub struct Config {
-    /// `ws://host:port/v1/ws`.
-    pub url: String,
-    /// The node's identity, pinned.
-    pub node: Address,
-    /// Who asks: a delegate key with its wallet's word, or a fresh key of somebody who stays anonymous.
-    pub identity: ClientIdentity,
-    /// How lengths are hidden.
-    pub shape: Shape,
-    /// How long connecting and opening the session may take.
-    pub connect_timeout: Duration,
-    /// After how long without any frame a connection counts as lost. Nodes ping every 15 seconds.
-    pub silence_timeout: Duration,
-    /// How long a lost connection is tried to be replaced.
-    pub resume_for: Duration,
-    /// After how long a channel gets new keys by a new handshake, on a new connection.
-    pub renew_after: Duration,
-    /// Sees every frame as an outsider would.
-    pub capture: Option<Capture>,
-}
-
-impl Config {
-    /// The usual times, nothing captured.
-    pub fn new(url: impl Into<String>, node: Address, identity: ClientIdentity) -> Self {
-        Self {
-            url: url.into(),
-            node,
-            identity,
-            shape: Shape::default(),
-            connect_timeout: Duration::from_secs(10),
-            silence_timeout: Duration::from_secs(45),
-            resume_for: Duration::from_secs(60),
-            renew_after: Duration::from_secs(60 * 60),
-            capture: None,
-        }
-    }
-}
-
-impl fmt::Debug for Config {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Config").field("url", &self.url).field("node", &self.node).finish_non_exhaustive()
-    }
-}
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -109,8 +62,29 @@ pub struct Session {
     commands: mpsc::Sender<Command>,
     welcome: Arc<Welcome>,
     least: Least,
+    pulse: watch::Receiver<Pulse>,
     /// Why the session ended, once it has.
     ended: Arc<OnceLock<Error>>,
+}
+
+/// How a session's connections fare.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pulse {
+    /// Since when there is none.
+    pub(crate) lost: Option<Instant>,
+    /// How many took the place of a lost one.
+    replaced: u64,
+}
+
+impl Pulse {
+    /// There is one again.
+    pub(crate) fn beat(&mut self) {
+        *self = Self { lost: None, replaced: self.replaced.saturating_add(1) };
+    }
+
+    fn is_lost_for(&self, time: Duration) -> bool {
+        self.lost.is_some_and(|since| since.elapsed() >= time)
+    }
 }
 
 /// What the node certifies of the versions that it speaks.
@@ -149,9 +123,10 @@ impl Session {
     fn driven(driver: Driver, welcome: Welcome, least: Least) -> Self {
         let (commands, mut receiver) = mpsc::channel(COMMANDS);
         let ended = Arc::new(OnceLock::new());
-        let session = Self { commands, welcome: Arc::new(welcome), least, ended: Arc::clone(&ended) };
+        let (beating, pulse) = watch::channel(Pulse::default());
+        let session = Self { commands, welcome: Arc::new(welcome), least, pulse, ended: Arc::clone(&ended) };
         tokio::spawn(async move {
-            let why = driver.run(&mut receiver).await;
+            let why = driver.run(&mut receiver, &beating).await;
             // Before the receiver goes: who finds nobody there also finds why.
             let _ = ended.set(why);
         });
@@ -173,23 +148,79 @@ impl Session {
     /// Why the session ended, where it has: [`Error::SessionLost`], [`Error::Closed`], or what stood in the way of another
     /// connection.
     pub async fn ask_json(&self, op: Op, json: &str) -> Result<Answer, Error> {
-        #[derive(serde::Deserialize)]
-        struct Turn {
-            prompt: Option<serde::de::IgnoredAny>,
+        self.send(op, json, keeps(op, json)).await
+    }
+
+    /// The same, for who can ask elsewhere: does not wait for another connection, once there has been none for `grace`.
+    ///
+    /// # Errors
+    /// As [`Session::ask_json`]. [`Error::Silent`]: there is no connection, and the request was not and will not be sent.
+    pub async fn ask_json_within(&self, op: Op, json: &str, grace: Duration) -> Result<Answer, Error> {
+        let (asked, mut number) = self.hand_over(op, json, keeps(op, json)).await?;
+        let sent = tokio::select! {
+            biased;
+            sent = &mut number => sent.ok(),
+            () = self.lost_for(grace) => {
+                // Either the driver has taken it by now, or finds nobody there.
+                number.close();
+                return match number.try_recv() {
+                    Ok(sent) => Ok(asked.answer(sent)),
+                    Err(_) if self.is_open() => Err(Error::Silent(grace)),
+                    Err(_) => Err(self.why()),
+                };
+            }
+        };
+        sent.map(|sent| asked.answer(sent)).ok_or_else(|| self.why())
+    }
+
+    /// Returns once there has been no connection for so long.
+    async fn lost_for(&self, grace: Duration) {
+        let mut pulse = self.pulse.clone();
+        loop {
+            let lost = pulse.wait_for(|pulse| pulse.lost.is_some()).await.map(|pulse| pulse.lost);
+            // With the driver its watch ends, and every number that is waited for.
+            let Ok(Some(since)) = lost else { return std::future::pending().await };
+            let left = grace.saturating_sub(since.elapsed());
+            if timeout(left, pulse.wait_for(|pulse| pulse.lost.is_none())).await.is_err() {
+                return;
+            }
         }
-        let keeps =
-            op == Op::Chat && serde_json::from_str::<Turn>(json).is_ok_and(|turn| turn.prompt.is_some());
-        self.send(op, json, keeps).await
+    }
+
+    /// Whether there has been a connection within the last `grace`.
+    pub fn is_connected_within(&self, grace: Duration) -> bool {
+        self.is_open() && !self.pulse.borrow().is_lost_for(grace)
+    }
+
+    /// How many connections took the place of a lost one.
+    pub fn connections_replaced(&self) -> u64 {
+        self.pulse.borrow().replaced
     }
 
     /// `keeps`: it is a turn of a conversation that the node keeps.
     async fn send(&self, op: Op, json: &str, keeps: bool) -> Result<Answer, Error> {
+        let (asked, number) = self.hand_over(op, json, keeps).await?;
+        Ok(asked.answer(number.await.map_err(|_| self.why())?))
+    }
+
+    /// Gives the driver a request; the number comes once it goes out.
+    async fn hand_over(
+        &self,
+        op: Op,
+        json: &str,
+        keeps: bool,
+    ) -> Result<(HandedOver, oneshot::Receiver<u32>), Error> {
+        let body = body(op, json);
+        // What the node would refuse need not be carried there.
+        let most = self.welcome.limits.max_request_bytes;
+        if u64::try_from(body.len()).is_ok_and(|bytes| bytes > most) {
+            return Err(Error::TooLarge { most: Some(most) });
+        }
         let (events, receiver) = mpsc::channel(UNREAD);
         let (reply, number) = oneshot::channel();
-        let command = Command::Ask { body: body(op, json), events, keeps, reply };
+        let command = Command::Ask { body, events, keeps, reply };
         self.commands.send(command).await.map_err(|_| self.why())?;
-        let number = number.await.map_err(|_| self.why())?;
-        Ok(Answer { number, commands: self.commands.clone(), events: receiver, done: false })
+        Ok((HandedOver { commands: self.commands.clone(), events: receiver }, number))
     }
 
     fn why(&self) -> Error {
@@ -242,6 +273,27 @@ impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session").field("node", &self.welcome.node).finish_non_exhaustive()
     }
+}
+
+/// A request that the driver has.
+struct HandedOver {
+    commands: mpsc::Sender<Command>,
+    events: mpsc::Receiver<Result<Event, Error>>,
+}
+
+impl HandedOver {
+    fn answer(self, number: u32) -> Answer {
+        Answer { number, commands: self.commands, events: self.events, done: false }
+    }
+}
+
+/// Whether the node keeps the conversation that this is a turn of.
+fn keeps(op: Op, json: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Turn {
+        prompt: Option<serde::de::IgnoredAny>,
+    }
+    op == Op::Chat && serde_json::from_str::<Turn>(json).is_ok_and(|turn| turn.prompt.is_some())
 }
 
 fn body(op: Op, json: &str) -> Zeroizing<Vec<u8>> {

@@ -215,7 +215,7 @@ impl Client {
         let Err(error) = self.socket.send(Message::text(frame)).await else { return Ok(()) };
         // A node that closes the connection says why, and that may have come before the failure to send.
         match timeout(LAST_WORDS, self.receive()).await {
-            Ok(Err(Error::TooLarge)) => Err(Error::TooLarge),
+            Ok(Err(error @ Error::TooLarge { .. })) => Err(error),
             Ok(_) | Err(_) => Err(Error::Connect(error.to_string())),
         }
     }
@@ -237,7 +237,7 @@ impl Client {
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
                 Some(Ok(Message::Binary(_))) => return Err(Error::Protocol),
                 Some(Ok(Message::Close(Some(frame)))) if frame.code == CloseCode::Size => {
-                    return Err(Error::TooLarge);
+                    return Err(Error::TooLarge { most: None });
                 }
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return Ok(None),
             }

@@ -343,9 +343,11 @@ async fn everything_that_may_be_asked_for_is_answered() {
 async fn a_request_beyond_a_bound_is_refused_and_the_session_goes_on() {
     let flags = ["--max-request-bytes", "1000", "--max-queued-messages", "1"];
     let node = TestNode::with(slow_echo(Duration::from_millis(20)), &flags, |_| {}).await;
-    let session = open(&node).await;
-    let large = session.ask(&Request::prompt("x".repeat(2000))).await.unwrap();
-    assert_eq!(code(whole(large).await.unwrap_err()), "REQUEST_TOO_LARGE");
+    // Before its welcome a client does not know the bound; after it, it sends nothing that is beyond.
+    let (large, us) = (Request::prompt("x".repeat(2000)), config(&node, anonymous()));
+    let (session, refused) = Session::connect_asking(us, &large).await.unwrap();
+    assert_eq!(code(whole(refused).await.unwrap_err()), "REQUEST_TOO_LARGE");
+    assert!(matches!(session.ask(&large).await, Err(Error::TooLarge { most: Some(1000) })));
     let (one, two, three) = (
         session.ask(&Request::prompt("one two three")).await.unwrap(),
         session.ask(&Request::prompt("four")).await.unwrap(),

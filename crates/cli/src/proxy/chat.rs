@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration}
 use axum::{
     Json,
     body::Bytes,
-    extract::State,
+    extract::{State, rejection::BytesRejection},
     response::{
         IntoResponse as _, Response, Sse,
         sse::{Event as SseEvent, KeepAlive},
@@ -17,7 +17,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 use tokio::time::timeout;
 
-use super::{Node, fault::Fault};
+use super::{
+    fault::Fault,
+    nodes::{self, Nodes},
+};
 
 /// How long the node may be silent before a stream says that it is still there.
 pub(super) const QUIET: Duration = Duration::from_secs(1);
@@ -45,7 +48,11 @@ fn read(body: &[u8]) -> Result<(&str, Asked), Fault> {
     Ok((json, asked))
 }
 
-pub(super) async fn chat(State(node): State<Arc<Node>>, body: Bytes) -> Result<Response, Fault> {
+pub(super) async fn chat(
+    State(all): State<Arc<Nodes>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Fault> {
+    let body = body?;
     let (json, asked) = read(&body)?;
     if asked.messages.is_none() {
         return Err(Fault::invalid("messages is missing"));
@@ -54,20 +61,24 @@ pub(super) async fn chat(State(node): State<Arc<Node>>, body: Bytes) -> Result<R
     if asked.prompt.is_some() {
         return Err(Fault::invalid("prompt is of another API: send messages"));
     }
-    answered(&node, Kind::Chat, json, asked).await
+    answered(&all, Kind::Chat, json, asked).await
 }
 
-pub(super) async fn completions(State(node): State<Arc<Node>>, body: Bytes) -> Result<Response, Fault> {
+pub(super) async fn completions(
+    State(all): State<Arc<Nodes>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Fault> {
+    let body = body?;
     let (json, asked) = read(&body)?;
-    answered(&node, Kind::Text, json, asked).await
+    answered(&all, Kind::Text, json, asked).await
 }
 
-async fn answered(node: &Node, kind: Kind, json: &str, asked: Asked) -> Result<Response, Fault> {
+async fn answered(all: &Nodes, kind: Kind, json: &str, asked: Asked) -> Result<Response, Fault> {
     let op = match kind {
         Kind::Chat => Op::Chat,
         Kind::Text => Op::Completions,
     };
-    let (session, answer) = node.ask(op, json).await?;
+    let nodes::Asked { session, answer, .. } = all.ask(op, json).await?;
     let head = Head::of(kind, &asked, &session);
     if asked.stream != Some(true) {
         let whole = Whole::of(answer).await?;
@@ -77,9 +88,13 @@ async fn answered(node: &Node, kind: Kind, json: &str, asked: Asked) -> Result<R
     stream(answer, head, usage).await
 }
 
-pub(super) async fn embeddings(State(node): State<Arc<Node>>, body: Bytes) -> Result<Response, Fault> {
+pub(super) async fn embeddings(
+    State(all): State<Arc<Nodes>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Fault> {
+    let body = body?;
     let (json, asked) = read(&body)?;
-    let (session, mut answer) = node.ask(Op::Embeddings, json).await?;
+    let nodes::Asked { session, mut answer, .. } = all.ask(Op::Embeddings, json).await?;
     let model = asked.model.unwrap_or_else(|| usual_model(&session));
     let mut data: Vec<Box<RawValue>> = Vec::new();
     loop {

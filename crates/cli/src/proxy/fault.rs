@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::{
     Json,
+    extract::rejection::BytesRejection,
     http::{HeaderValue, StatusCode, header::RETRY_AFTER},
     response::{IntoResponse, Response},
 };
@@ -11,9 +12,10 @@ use fabstir_client::Error;
 use fabstir_protocol::Code;
 use serde_json::{Value, json};
 
+use super::MAX_BODY;
 use crate::failure::{Exit, Failure};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Fault {
     status: StatusCode,
     /// A code of docs/protocol.md where the node refused, and one of OpenAI's where the proxy did.
@@ -110,7 +112,9 @@ impl From<Error> for Fault {
                     matches!(known, Some(Code::EngineFailed | Code::InternalError | Code::SlowConsumer));
                 Self { retry_after, once, ..Self::new(status, &code, message) }
             }
-            Error::TooLarge => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "REQUEST_TOO_LARGE", message),
+            Error::TooLarge { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, Code::RequestTooLarge.as_str(), message)
+            }
             Error::Silent(_) => Self::new(StatusCode::GATEWAY_TIMEOUT, "node_silent", message).once(),
             Error::Truncated => Self::new(StatusCode::BAD_GATEWAY, "truncated", message).once(),
             Error::Identity(_) | Error::TooOld { .. } => {
@@ -124,6 +128,17 @@ impl From<Error> for Fault {
             | Error::SessionLost
             | Error::Closed => Self::new(StatusCode::BAD_GATEWAY, "node_unreachable", message).once(),
         }
+    }
+}
+
+/// The body did not come, or would not end.
+impl From<BytesRejection> for Fault {
+    fn from(rejection: BytesRejection) -> Self {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            let message = format!("the request is larger than the proxy reads: {MAX_BODY} bytes at most");
+            return Self::new(rejection.status(), Code::RequestTooLarge.as_str(), message);
+        }
+        Self::invalid("the body did not come whole")
     }
 }
 

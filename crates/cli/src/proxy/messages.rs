@@ -8,7 +8,7 @@ use std::{collections::VecDeque, convert::Infallible, sync::Arc};
 use axum::{
     Json,
     body::Bytes,
-    extract::State,
+    extract::{State, rejection::BytesRejection},
     response::{
         IntoResponse, Response, Sse,
         sse::{Event as SseEvent, KeepAlive},
@@ -20,9 +20,9 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::{
-    Node,
     chat::{QUIET, random_id},
     fault::Fault,
+    nodes::{self, Nodes},
     piece::{Call, Delta},
 };
 use asked::Asked;
@@ -43,11 +43,14 @@ impl IntoResponse for Refused {
     }
 }
 
-pub(super) async fn messages(State(node): State<Arc<Node>>, body: Bytes) -> Result<Response, Refused> {
+pub(super) async fn messages(
+    State(all): State<Arc<Nodes>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refused> {
     let asked: Asked =
-        serde_json::from_slice(&body).map_err(|error| Fault::invalid(format!("the body: {error}")))?;
+        serde_json::from_slice(&body?).map_err(|error| Fault::invalid(format!("the body: {error}")))?;
     let (model, streams) = (asked.model.clone(), asked.stream == Some(true));
-    let (_, mut answer) = node.ask(Op::Chat, &asked.into_openai()?).await?;
+    let nodes::Asked { mut answer, .. } = all.ask(Op::Chat, &asked.into_openai()?).await?;
     let id = format!("msg_{}", random_id());
     if !streams {
         return Ok(Json(whole(answer, &id, &model).await?).into_response());

@@ -10,28 +10,34 @@ use fabstir_client::{Error, Event, Op};
 use fabstir_protocol::{ethereum::Address, v2::ModelEntry};
 use serde_json::{Value, json};
 
-use super::{Node, fault::Fault};
+use super::{
+    fault::Fault,
+    nodes::{Asked, Nodes},
+};
 
-pub(super) async fn list(State(node): State<Arc<Node>>) -> Result<Json<Value>, Fault> {
-    let (owner, models) = served(&node).await?;
+pub(super) async fn list(State(nodes): State<Arc<Nodes>>) -> Result<Json<Value>, Fault> {
+    let (owner, models) = served(&nodes).await?;
     let data: Vec<Value> = models.iter().map(|model| shown(model, owner)).collect();
     Ok(Json(json!({"object": "list", "data": data})))
 }
 
-pub(super) async fn one(State(node): State<Arc<Node>>, Path(id): Path<String>) -> Result<Json<Value>, Fault> {
-    let (owner, models) = served(&node).await?;
+pub(super) async fn one(
+    State(nodes): State<Arc<Nodes>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Fault> {
+    let (owner, models) = served(&nodes).await?;
     let model = models.iter().find(|model| model.id == id).ok_or_else(Fault::no_model)?;
     Ok(Json(shown(model, owner)))
 }
 
-async fn served(node: &Node) -> Result<(Address, Vec<ModelEntry>), Fault> {
-    let (_, mut answer) = node.ask(Op::Models, "{}").await?;
+async fn served(nodes: &Nodes) -> Result<(Address, Vec<ModelEntry>), Fault> {
+    let Asked { mut answer, node, .. } = nodes.ask(Op::Models, "{}").await?;
     let Some(Event::Object(list)) = answer.next().await? else { return Err(Error::Protocol.into()) };
     let models = serde_json::from_str(list.as_str()).map_err(|_| Error::Protocol)?;
     if !matches!(answer.next().await?, Some(Event::End(_))) {
         return Err(Error::Protocol.into());
     }
-    Ok((node.address, models))
+    Ok((node, models))
 }
 
 fn shown(model: &ModelEntry, owner: Address) -> Value {

@@ -10,7 +10,7 @@ use std::{convert::Infallible, sync::Arc};
 use axum::{
     Json,
     body::Bytes,
-    extract::State,
+    extract::{State, rejection::BytesRejection},
     response::{
         IntoResponse as _, Response, Sse,
         sse::{Event as SseEvent, KeepAlive},
@@ -22,17 +22,20 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::{
-    Node,
     chat::{QUIET, usual_model},
     fault::Fault,
+    nodes::{self, Nodes},
 };
 use asked::Asked;
 use items::Items;
 
-pub(super) async fn responses(State(node): State<Arc<Node>>, body: Bytes) -> Result<Response, Fault> {
-    let asked = Asked::read(&body)?;
+pub(super) async fn responses(
+    State(all): State<Arc<Nodes>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Fault> {
+    let asked = Asked::read(&body?)?;
     let (model, streams, echoed) = (asked.model.clone(), asked.stream == Some(true), asked.echoed());
-    let (session, mut answer) = node.ask(Op::Chat, &asked.into_chat()?).await?;
+    let nodes::Asked { session, mut answer, .. } = all.ask(Op::Chat, &asked.into_chat()?).await?;
     let model = model.unwrap_or_else(|| usual_model(&session));
     let items = Items::begun(&model, echoed);
     if !streams {

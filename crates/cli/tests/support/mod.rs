@@ -10,22 +10,27 @@ pub(crate) mod proxy;
 
 use std::{
     ffi::OsString,
+    net::SocketAddr,
     path::PathBuf,
     process::{Command, Output, Stdio},
     sync::Arc,
+    thread::JoinHandle,
     time::Duration,
 };
 
 use fabstir_engine::EchoEngine;
 use fabstir_llm_node::{config::Args, metrics, node::Node, server};
-use fabstir_protocol::ethereum::Address;
+use fabstir_protocol::{ethereum::Address, identity::PrivateKey};
 use tempfile::TempDir;
+use tokio::{net::TcpListener, sync::oneshot};
 
 /// A node on a thread of its own, which ends with the test.
 pub(crate) struct TestNode {
-    pub(crate) address: std::net::SocketAddr,
+    pub(crate) address: SocketAddr,
     pub(crate) identity: Address,
     pub(crate) node: Arc<Node>,
+    key: PrivateKey,
+    alive: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
 impl TestNode {
@@ -35,24 +40,58 @@ impl TestNode {
 
     /// One that takes this long for each token.
     pub(crate) fn slow(flags: &[&str], delay: Duration) -> Self {
-        let key = fabstir_client::random_key();
+        Self::begin("echo", flags, delay, fabstir_client::random_key(), "127.0.0.1:0".parse().unwrap())
+    }
+
+    /// One whose model has this name.
+    pub(crate) fn serving(model: &'static str) -> Self {
+        let anywhere = "127.0.0.1:0".parse().unwrap();
+        Self::begin(model, &[], Duration::ZERO, fabstir_client::random_key(), anywhere)
+    }
+
+    fn begin(
+        model: &'static str,
+        flags: &[&str],
+        delay: Duration,
+        key: PrivateKey,
+        address: SocketAddr,
+    ) -> Self {
         let secret = key.to_secret_hex();
         let lookup = |name: &str| (name == "HOST_PRIVATE_KEY").then(|| secret.to_string());
         let argv = ["node"].iter().chain(flags).map(OsString::from);
         let (config, node_key) = Args::read(argv, &lookup).unwrap().resolve(lookup).unwrap();
         let (sender, started) = std::sync::mpsc::sync_channel(1);
-        std::thread::spawn(move || {
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-            runtime.unwrap().block_on(async {
-                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-                let engine = EchoEngine::new("echo", 2048).with_delay(delay);
+            let runtime = runtime.unwrap();
+            runtime.block_on(async {
+                let listener = TcpListener::bind(address).await.unwrap();
+                let engine = EchoEngine::new(model, 2048).with_delay(delay);
                 let node = Node::new(config, node_key, Arc::new(engine));
                 sender.send((listener.local_addr().unwrap(), Arc::clone(&node))).unwrap();
-                server::run(listener, node, metrics::start().unwrap()).await;
+                tokio::select! {
+                    () = server::run(listener, node, metrics::start().unwrap()) => {}
+                    Ok(()) = stopped => {}
+                }
             });
+            // Its connections fall with it, unsaid.
+            runtime.shutdown_timeout(Duration::from_secs(5));
         });
         let (address, node) = started.recv().unwrap();
-        Self { address, identity: key.address(), node }
+        Self { address, identity: key.address(), node, key, alive: Some((stop, thread)) }
+    }
+
+    /// Ends it as a crash would; returns once nothing of it is left.
+    pub(crate) fn kill(&mut self) {
+        let (stop, thread) = self.alive.take().unwrap();
+        stop.send(()).unwrap();
+        thread.join().unwrap();
+    }
+
+    /// The same node at the same place, after a crash.
+    pub(crate) fn revive(self, model: &'static str) -> Self {
+        Self::begin(model, &[], Duration::ZERO, self.key, self.address)
     }
 
     pub(crate) fn url(&self) -> String {

@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    process::{Child, Stdio},
+    process::{Child, ChildStderr, Stdio},
 };
 
 use reqwest::{Client, RequestBuilder, Response};
@@ -13,6 +13,7 @@ use super::{TestNode, User, out};
 /// A running proxy, which ends with the test.
 pub(crate) struct Proxy {
     child: Child,
+    said: BufReader<ChildStderr>,
     pub(crate) base: String,
     pub(crate) token: String,
     pub(crate) http: Client,
@@ -25,13 +26,16 @@ impl Proxy {
 
     pub(crate) fn with(user: &User, nodes: &[&str]) -> Self {
         let arguments = [&["proxy", "--listen", "127.0.0.1:0"], nodes].concat();
-        let mut child = user.command(&arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let mut command = user.command(&arguments);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let said = BufReader::new(child.stderr.take().unwrap());
         let mut base = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut base).unwrap();
         let printed = out(&user.run(&["proxy", "--env"]));
         let token = printed.lines().find_map(|line| line.strip_prefix("export OPENAI_API_KEY="));
         Self {
             child,
+            said,
             base: base.trim().to_owned(),
             token: token.unwrap().to_owned(),
             http: Client::builder().no_proxy().build().unwrap(),
@@ -46,6 +50,19 @@ impl Proxy {
     pub(crate) async fn get(&self, path: &str) -> Response {
         let request = self.http.get(format!("{}{path}", self.base)).bearer_auth(&self.token);
         request.send().await.unwrap()
+    }
+
+    /// The next line that it writes to standard error.
+    pub(crate) fn says(&mut self) -> String {
+        let mut line = String::new();
+        self.said.read_line(&mut line).unwrap();
+        line
+    }
+
+    /// Which model answers, by its own name.
+    pub(crate) async fn model(&self) -> String {
+        let answer = json_of(self.ask(json!({"messages": said("?")})).await).await;
+        answer["model"].as_str().unwrap_or_default().to_owned()
     }
 
     pub(crate) async fn ask(&self, body: Value) -> Response {
