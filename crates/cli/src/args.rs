@@ -76,7 +76,7 @@ pub(crate) struct Ask {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Attack {
     /// The node: ws://host:port/v1/ws
-    #[arg(long, value_name = "URL", value_parser = node_url, required_unless_present = "reference")]
+    #[arg(long, value_name = "URL", value_parser = plain_url, required_unless_present = "reference")]
     pub(crate) node: Option<Url>,
     /// The node's identity: its address or, which version 1 needs, its public key
     #[arg(long, value_name = "HEX", required_unless_present = "reference")]
@@ -132,7 +132,7 @@ pub(crate) struct Proxy {
 /// Which node, who asks, and who looks on.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Connection {
-    /// The node: ws://host:port/v1/ws
+    /// The node: ws://host:port/v1/ws, or wss://
     #[arg(long, value_name = "URL", value_parser = node_url)]
     pub(crate) node: Url,
     /// The node's identity: its address (0x and 40 hex digits) or its public key (33 bytes in hex); absent: as known_nodes has it
@@ -151,6 +151,9 @@ pub(crate) struct Access {
     /// The nodes that are known [default: known_nodes in the configuration directory]
     #[arg(long, value_name = "FILE", env = "FABSTIR_KNOWN_NODES")]
     pub(crate) known_nodes: Option<PathBuf>,
+    /// Whom to believe where the address is wss://: certificates of authorities in PEM [default: those of this machine]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
     /// Your wallet's private key [default: client.key in the configuration directory, made at first use]
     #[arg(long, value_name = "FILE", env = "FABSTIR_KEY_FILE")]
     pub(crate) key_file: Option<PathBuf>,
@@ -272,10 +275,14 @@ fn lifetime(text: &str) -> Result<u64, &'static str> {
 }
 
 fn node_url(text: &str) -> Result<Url, &'static str> {
-    let url = Url::parse(text).map_err(|_| "not an address like ws://127.0.0.1:8080/v1/ws")?;
-    match url.scheme() {
-        "ws" if url.has_host() => Ok(url),
-        "wss" => Err("wss:// is not spoken: use ws://, for what is sent is sealed before it leaves"),
-        _ => Err("not an address like ws://127.0.0.1:8080/v1/ws"),
-    }
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "ws" | "wss") && url.has_host());
+    url.ok_or("not an address like ws://127.0.0.1:8080/v1/ws or wss://host/v1/ws")
+}
+
+/// Whoever stands in the middle of TLS must first end it.
+fn plain_url(text: &str) -> Result<Url, &'static str> {
+    node_url(text)
+        .ok()
+        .filter(|url| url.scheme() == "ws")
+        .ok_or("not an address like ws://127.0.0.1:8080/v1/ws")
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use fabstir_client::{
-    ClientIdentity, Config, Error, Event, Request, Session, SessionDelegation, Shape, Turn, anonymous, v1,
+    ClientIdentity, Config, Error, Event, Request, Roots, Session, SessionDelegation, Shape, Turn, anonymous,
+    v1,
 };
 use fabstir_protocol::identity::PrivateKey;
 
 use crate::{
-    args::{Asked, Connection, ShapeName},
+    args::{Access, Asked, Connection, ShapeName},
     capture, delegate,
     failure::{Exit, Failure},
     identity::{self, Pin},
@@ -99,6 +100,7 @@ impl Prepared {
     /// Finds the node's identity, which may mean asking a person, and the client's.
     pub(crate) async fn from(connection: &Connection) -> Result<Self, Failure> {
         let node = identity::node_key(connection).await?;
+        let roots = roots(&connection.how)?;
         let capture = connection.how.capture.as_deref().map(capture::to_file).transpose()?;
         let how = if connection.how.protocol == 1 {
             let Pin::Key(key) = node.pin else {
@@ -107,6 +109,7 @@ impl Prepared {
             };
             let mut config = v1::Config::new(connection.node.as_str(), key);
             config.capture = capture;
+            config.roots = roots;
             How::V1(config, keys::client_key(connection.how.key_file.as_deref())?)
         } else {
             let address = node.pin.address();
@@ -119,6 +122,7 @@ impl Prepared {
             };
             let mut config = Config::new(connection.node.as_str(), address, identity);
             config.capture = capture;
+            config.roots = roots;
             config.shape = match connection.how.shape {
                 ShapeName::Bucket => Shape::Bucket,
                 ShapeName::Off => Shape::Off,
@@ -164,6 +168,13 @@ impl Prepared {
             Client::V1(_) => Err(Failure::new(Exit::Usage, "this needs version 2: leave --protocol out")),
         }
     }
+}
+
+/// Whose certificates are believed.
+pub(crate) fn roots(how: &Access) -> Result<Roots, Failure> {
+    let Some(file) = &how.ca_file else { return Ok(Roots::default()) };
+    let pem = std::fs::read(file).map_err(|error| Failure::file(file, error))?;
+    Roots::from_pem(&pem).map_err(|error| Failure::file(file, error))
 }
 
 /// A fresh delegate of `wallet` for one node: the wallet's key signs once and speaks to nobody.

@@ -94,6 +94,10 @@ impl From<Error> for Failure {
             }
             Error::Connect(_) => (Exit::Connect, "check --node, and that the node runs".to_owned()),
             Error::Identity(shown) => (Exit::Identity, identity_advice(shown).to_owned()),
+            Error::Tls(_) => (
+                Exit::Connect,
+                "check the name in --node; --ca-file FILE believes an authority of your own".to_owned(),
+            ),
             Error::TooOld { .. } => (Exit::Identity, "leave --protocol out".to_owned()),
             Error::Handshake => {
                 (Exit::Broken, "try once more; if it happens again, someone changes it on the way".to_owned())

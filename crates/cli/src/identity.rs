@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use fabstir_client::Least;
+use fabstir_client::{Least, Roots};
 use fabstir_protocol::{
     ethereum::Address,
     identity::{PublicKey, Signature},
@@ -18,6 +18,7 @@ use url::Url;
 
 use crate::{
     args::Connection,
+    connect,
     failure::{Exit, Failure, printable},
     keys,
 };
@@ -72,6 +73,7 @@ pub(crate) struct Pinned {
     pub(crate) pin: Pin,
     file: PathBuf,
     url: Url,
+    roots: Roots,
     place: Place,
     /// The line of known_nodes, where the key is from there.
     line: Option<(usize, PathBuf)>,
@@ -93,7 +95,8 @@ pub(crate) async fn node_key(connection: &Connection) -> Result<Pinned, Failure>
         (None, None) => (introduce(connection, &place, &file).await?, None),
     };
     known.refuse_too_old(&place, connection.how.protocol)?;
-    Ok(Pinned { pin, file: remembered, url, place, line })
+    let roots = connect::roots(&connection.how)?;
+    Ok(Pinned { pin, file: remembered, url, roots, place, line })
 }
 
 impl Pinned {
@@ -142,7 +145,7 @@ impl Pinned {
             matches!(&error, fabstir_client::Error::Refused { code, .. } if code == "DECRYPTION_FAILED");
         if did_not_open
             && let Some((line, file)) = &self.line
-            && let Ok(proven) = prove(&self.url, &self.place).await
+            && let Ok(proven) = prove(&self.url, &self.roots, &self.place).await
             && proven.address() != self.pin.address()
         {
             return changed(&self.place, ("proven", &Pin::Key(proven)), &self.pin, *line, file);
@@ -280,7 +283,7 @@ async fn introduce(connection: &Connection, place: &Place, file: &Path) -> Resul
         );
         return Err(Failure::new(Exit::Identity, what));
     }
-    let pin = Pin::Key(prove(&connection.node, place).await?);
+    let pin = Pin::Key(prove(&connection.node, &connect::roots(&connection.how)?, place).await?);
     if !connection.how.trust_first_use {
         let mut asked = io::stderr().lock();
         write!(
@@ -346,7 +349,7 @@ impl Proof {
     }
 }
 
-async fn prove(url: &Url, place: &Place) -> Result<PublicKey, Failure> {
+async fn prove(url: &Url, roots: &Roots, place: &Place) -> Result<PublicKey, Failure> {
     let mut challenge = [0; 32];
     getrandom::fill(&mut challenge)
         .map_err(|error| Failure::new(Exit::Usage, format!("no randomness: {error}")))?;
@@ -356,14 +359,14 @@ async fn prove(url: &Url, place: &Place) -> Result<PublicKey, Failure> {
         let what = printable(&error.without_url().to_string());
         Failure::new(Exit::Connect, format!("cannot ask {place} for its key: {what}; check --node"))
     };
-    let client = reqwest::Client::builder()
-        .timeout(TIMEOUT)
-        .redirect(reqwest::redirect::Policy::none())
-        .build()
-        .map_err(unreachable)?;
+    let tls = url.scheme() == "wss";
+    let builder = reqwest::Client::builder();
+    let builder = if tls { builder.tls_backend_preconfigured(roots.tls()?) } else { builder };
+    let client =
+        builder.timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none()).build().map_err(unreachable)?;
     let mut endpoint = url.clone();
     // The URL parser has already found a host: `http` suits it as well as `ws`.
-    let _ = endpoint.set_scheme("http");
+    let _ = endpoint.set_scheme(if tls { "https" } else { "http" });
     endpoint.set_path("/v1/auth/challenge");
     endpoint.set_query(None);
     let request = client.post(endpoint).header("content-type", "application/json").body(body);
@@ -428,7 +431,7 @@ mod tests {
         let url: Url = "ws://example.org/v1/ws".parse().unwrap();
         let place = Place::of(&url).unwrap();
         let pin = Pin::Address(Address::from([7; 20]));
-        let pinned = Pinned { pin, file: file.clone(), url, place, line: None };
+        let pinned = Pinned { pin, file: file.clone(), url, roots: Roots::System, place, line: None };
         let refused =
             |version| KnownNodes::read(&file).unwrap().refuse_too_old(&pinned.place, version).is_err();
         let now = crate::delegate::unix_now();

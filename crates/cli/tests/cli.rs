@@ -450,7 +450,7 @@ fn usage_is_checked_and_the_exit_codes_are_in_the_help() {
     assert_eq!(help.status.code(), Some(0));
     assert!(out(&help).contains("130  interrupted"), "{}", out(&help));
     assert_eq!(
-        user.run(&["ask", "--protocol", "1", "--node", "wss://example.org/v1/ws", "x"]).status.code(),
+        user.run(&["ask", "--protocol", "1", "--node", "https://example.org/v1/ws", "x"]).status.code(),
         Some(2)
     );
     assert_eq!(user.run(&["nonsense"]).status.code(), Some(2));

@@ -7,16 +7,18 @@ use fabstir_protocol::{
     v2::{ClientIdentity, Shape},
 };
 
-use crate::answer::Capture;
+use crate::{Roots, answer::Capture};
 
 /// Which node, who asks, and how.
 pub struct Config {
-    /// `ws://host:port/v1/ws`.
+    /// `ws://host:port/v1/ws`, or `wss://`.
     pub url: String,
     /// The node's identity, pinned.
     pub node: Address,
     /// Who asks: a delegate key with its wallet's word, or a fresh key of somebody who stays anonymous.
     pub identity: ClientIdentity,
+    /// Whose certificates are believed where the address is `wss://`.
+    pub roots: Roots,
     /// How lengths are hidden.
     pub shape: Shape,
     /// How long connecting and opening the session may take.
@@ -38,6 +40,7 @@ impl Config {
             url: url.into(),
             node,
             identity,
+            roots: Roots::default(),
             shape: Shape::default(),
             connect_timeout: Duration::from_secs(10),
             silence_timeout: Duration::from_secs(45),

@@ -1,6 +1,6 @@
 //! From an address to a channel: the socket, the node's first frame, the handshake.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use fabstir_protocol::{
     v1::Reply,
@@ -10,28 +10,49 @@ use fabstir_protocol::{
     },
 };
 use futures_util::{SinkExt as _, StreamExt as _};
+use rustls::CertificateError;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async_with_config,
-    tungstenite::{Message, protocol::WebSocketConfig},
+    Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config,
+    tungstenite::{self, Message, protocol::WebSocketConfig},
 };
 use url::Url;
 
-use crate::{Config, Direction, Error, Frame, answer::Capture, rng};
+use crate::{Config, Direction, Error, Frame, Roots, answer::Capture, rng};
 
 pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// Largest frame that is taken from a node.
 const MAX_FRAME_BYTES: usize = 4 << 20;
 
-pub(crate) async fn connect(url: &Url) -> Result<Socket, Error> {
+/// The address of a node.
+pub(crate) fn address(text: &str) -> Result<Url, Error> {
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "ws" | "wss"));
+    url.ok_or_else(|| Error::Address(text.to_owned()))
+}
+
+pub(crate) async fn connect(url: &Url, roots: &Roots) -> Result<Socket, Error> {
+    let connector = match url.scheme() {
+        "wss" => Connector::Rustls(Arc::new(roots.tls()?)),
+        _ => Connector::Plain,
+    };
     let limits = WebSocketConfig::default()
         .max_message_size(Some(MAX_FRAME_BYTES))
         .max_frame_size(Some(MAX_FRAME_BYTES));
-    let (socket, _) = connect_async_with_config(url.as_str(), Some(limits), true)
-        .await
-        .map_err(|error| Error::Connect(error.to_string()))?;
-    Ok(socket)
+    let connected = connect_async_tls_with_config(url.as_str(), Some(limits), true, Some(connector)).await;
+    connected.map(|(socket, _)| socket).map_err(|error| not_connected(&error))
+}
+
+fn not_connected(error: &tungstenite::Error) -> Error {
+    let inner = if let tungstenite::Error::Io(error) = error { error.get_ref() } else { None };
+    let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            Error::Tls("its certificate is by nobody who is believed here".into())
+        }
+        Some(error) => Error::Tls(error.to_string()),
+        None => Error::Connect(error.to_string()),
+    }
 }
 
 pub(crate) fn refused(code: String, message: String, retry_after_ms: Option<u64>) -> Error {
@@ -132,9 +153,11 @@ pub(crate) async fn reach(
     config: &Config,
     capture: Option<Capture>,
 ) -> Result<(Line, VerifiedNode), (Error, Option<Capture>)> {
-    let url = Url::parse(&config.url).ok().filter(|url| url.scheme() == "ws");
-    let Some(url) = url else { return Err((Error::Address(config.url.clone()), capture)) };
-    let socket = match timeout(config.connect_timeout, connect(&url)).await {
+    let url = match address(&config.url) {
+        Ok(url) => url,
+        Err(error) => return Err((error, capture)),
+    };
+    let socket = match timeout(config.connect_timeout, connect(&url, &config.roots)).await {
         Ok(Ok(socket)) => socket,
         Ok(Err(error)) => return Err((error, capture)),
         Err(_) => return Err((Error::Connect("it does not answer".into()), capture)),

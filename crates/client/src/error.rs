@@ -11,6 +11,9 @@ pub enum Error {
     /// The node cannot be reached.
     #[error("cannot connect to the node: {0}")]
     Connect(String),
+    /// There is no TLS with whoever is at the address.
+    #[error("no TLS with the node: {0}")]
+    Tls(String),
     /// The node refused.
     #[error("the node refused: {message} ({code})")]
     Refused {
@@ -73,6 +76,7 @@ impl Error {
                 )
             }
             Self::Address(_)
+            | Self::Tls(_)
             | Self::Identity(_)
             | Self::TooOld { .. }
             | Self::TooLarge { .. }
@@ -95,6 +99,7 @@ impl Error {
             }
             Self::Address(_)
             | Self::Connect(_)
+            | Self::Tls(_)
             | Self::Identity(_)
             | Self::TooOld { .. }
             | Self::Handshake

@@ -28,6 +28,7 @@ mod dial;
 mod driver;
 mod error;
 mod request;
+mod roots;
 mod session;
 pub mod v1;
 
@@ -35,6 +36,7 @@ pub use answer::{Capture, Direction, End, Event, Frame};
 pub use config::Config;
 pub use error::Error;
 pub use request::{Request, Turn};
+pub use roots::{InvalidRoots, Roots};
 pub use session::{Answer, Least, Op, Session};
 
 use std::sync::Arc;

@@ -17,12 +17,11 @@ use fabstir_protocol::{
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Message, protocol::frame::coding::CloseCode};
-use url::Url;
 
 use crate::{
-    Direction, End, Error, Event, Frame, Request,
+    Direction, End, Error, Event, Frame, Request, Roots,
     answer::Capture,
-    dial::{Socket, connect, refused, unix_now},
+    dial::{Socket, address, connect, refused, unix_now},
     rng,
 };
 
@@ -31,10 +30,12 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Which node, and how to talk to it.
 pub struct Config {
-    /// `ws://host:port/v1/ws`.
+    /// `ws://host:port/v1/ws`, or `wss://`.
     pub url: String,
     /// The node's public key, pinned.
     pub node_key: PublicKey,
+    /// Whose certificates are believed where the address is `wss://`.
+    pub roots: Roots,
     /// How long connecting and opening the session may take.
     pub connect_timeout: Duration,
     /// How long the node may be silent during an answer. Nodes send empty chunks while a request waits.
@@ -49,6 +50,7 @@ impl Config {
         Self {
             url: url.into(),
             node_key,
+            roots: Roots::default(),
             connect_timeout: Duration::from_secs(10),
             silence_timeout: Duration::from_secs(60),
             capture: None,
@@ -87,10 +89,9 @@ impl Client {
     /// # Errors
     /// [`Error::Connect`], [`Error::Refused`], [`Error::Protocol`], [`Error::Silent`].
     pub async fn connect(config: Config, client_key: PrivateKey) -> Result<Self, Error> {
-        let url = Url::parse(&config.url).ok().filter(|url| url.scheme() == "ws");
-        let url = url.ok_or_else(|| Error::Address(config.url.clone()))?;
+        let url = address(&config.url)?;
         let limit = config.connect_timeout;
-        let socket = timeout(limit, connect(&url))
+        let socket = timeout(limit, connect(&url, &config.roots))
             .await
             .map_err(|_| Error::Connect("it does not answer".into()))??;
         timeout(limit, Self::open(socket, config, client_key)).await.map_err(|_| Error::Silent(limit))?

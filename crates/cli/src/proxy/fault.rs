@@ -122,6 +122,7 @@ impl From<Error> for Fault {
             }
             Error::Address(_)
             | Error::Connect(_)
+            | Error::Tls(_)
             | Error::Handshake
             | Error::DidNotOpen
             | Error::Protocol

@@ -239,6 +239,7 @@ async fn send(session: &Session, op: Op, json: &str, patience: Patience) -> Resu
         Error::TooLarge { .. } => Sent::Never(error),
         Error::Address(_)
         | Error::Connect(_)
+        | Error::Tls(_)
         | Error::Refused { .. }
         | Error::Identity(_)
         | Error::TooOld { .. }

@@ -3,6 +3,7 @@
 #![allow(
     dead_code,
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     reason = "each test file uses its part of this, and a test is meant to panic"
 )]
 
@@ -92,6 +93,10 @@ impl TestNode {
     /// The same node at the same place, after a crash.
     pub(crate) fn revive(self, model: &'static str) -> Self {
         Self::begin(model, &[], Duration::ZERO, self.key, self.address)
+    }
+
+    pub(crate) fn public_key(&self) -> String {
+        self.key.public_key().to_string()
     }
 
     pub(crate) fn url(&self) -> String {
