@@ -8,6 +8,7 @@
 )]
 
 pub(crate) mod proxy;
+pub(crate) mod way;
 
 use std::{
     ffi::OsString,
