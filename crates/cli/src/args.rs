@@ -43,6 +43,9 @@ pub(crate) enum Command {
     Chat(Chat),
     /// Serve OpenAI's and Anthropic's API to the programs of this machine; what they ask goes sealed to the node
     Proxy(Proxy),
+    /// Check the way to a node step by step, and say what is wrong with it
+    #[command(after_help = EXIT_CODES)]
+    Doctor(Doctor),
     /// Make, show or delegate the key that signs your sessions
     #[command(subcommand)]
     Keys(Keys),
@@ -104,6 +107,19 @@ pub(crate) struct Chat {
     pub(crate) connection: Connection,
     #[command(flatten)]
     pub(crate) asked: Asked,
+}
+
+/// What to check.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    /// Where the proxy of this machine listens, if it runs
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8787")]
+    pub(crate) proxy: SocketAddr,
+    /// Write one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Where the proxy listens, and for whom.

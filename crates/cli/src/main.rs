@@ -8,6 +8,7 @@ mod capture;
 mod chat;
 mod connect;
 mod delegate;
+mod doctor;
 mod failure;
 mod identity;
 mod inspect;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     let ended = match args.command {
         Command::Ask(ask) => block_on(ask::run(ask)),
         Command::Chat(chat) => block_on(chat::run(chat)),
+        Command::Doctor(doctor) => block_on(doctor::run(doctor)),
         Command::Proxy(proxy) => block_on(proxy::run(proxy)),
         Command::Keys(keys) => keys::run(keys),
         Command::Attack(attack) => block_on(attack::run(attack)),

@@ -83,6 +83,17 @@ fn a_node_behind_tls_is_asked_where_its_authority_is_believed() {
     let key = node.public_key();
     assert_exit(&ask(&[&["--node-key", &key][..], &old].concat()), 0);
 
+    let doctor = |more: &[&str]| {
+        let arguments = ["doctor", "--node", &url, "--node-key", &identity, "--proxy", "127.0.0.1:1"];
+        user.run(&[&arguments[..], more].concat())
+    };
+    let output = doctor(&believed);
+    assert_exit(&output, 0);
+    assert!(out(&output).contains("ok   tls"), "{}", out(&output));
+    let output = doctor(&[]);
+    assert_exit(&output, 3);
+    assert!(out(&output).ends_with("bad  tls\n"), "{}", out(&output));
+
     // Without the file nobody here believes its authority, and what to do is said.
     let output = ask(&["--node-key", &identity]);
     assert_exit(&output, 3);
@@ -110,6 +121,7 @@ fn tls_by_another_name_or_authority_is_refused_and_proves_no_node() {
     // Nothing but TLS on a port that has it, and no TLS on one that has none.
     let output = ask(node.address.port(), &identity);
     assert_exit(&output, 3);
+    assert!(err(&output).contains("ws:// may be meant"), "{}", err(&output));
     // Whoever has a good certificate still is not the node.
     let port = terminate(authority.server("localhost"), node.address).port();
     let output = ask(port, &fabstir_client::random_key().address().to_string());

@@ -13,12 +13,12 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use rustls::CertificateError;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
-    Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config,
+    Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config,
     tungstenite::{self, Message, protocol::WebSocketConfig},
 };
 use url::Url;
 
-use crate::{Config, Direction, Error, Frame, Roots, answer::Capture, rng};
+use crate::{Config, Direction, Error, Frame, Roots, answer::Capture, probe::tcp, rng};
 
 pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -32,6 +32,13 @@ pub(crate) fn address(text: &str) -> Result<Url, Error> {
 }
 
 pub(crate) async fn connect(url: &Url, roots: &Roots) -> Result<Socket, Error> {
+    let stream = tcp(url).await?;
+    let _ = stream.set_nodelay(true);
+    upgrade(stream, url, roots).await
+}
+
+/// TLS, where the address asks for it, and the WebSocket.
+pub(crate) async fn upgrade(stream: TcpStream, url: &Url, roots: &Roots) -> Result<Socket, Error> {
     let connector = match url.scheme() {
         "wss" => Connector::Rustls(Arc::new(roots.tls()?)),
         _ => Connector::Plain,
@@ -39,7 +46,7 @@ pub(crate) async fn connect(url: &Url, roots: &Roots) -> Result<Socket, Error> {
     let limits = WebSocketConfig::default()
         .max_message_size(Some(MAX_FRAME_BYTES))
         .max_frame_size(Some(MAX_FRAME_BYTES));
-    let connected = connect_async_tls_with_config(url.as_str(), Some(limits), true, Some(connector)).await;
+    let connected = client_async_tls_with_config(url.as_str(), stream, Some(limits), Some(connector)).await;
     connected.map(|(socket, _)| socket).map_err(|error| not_connected(&error))
 }
 
@@ -49,6 +56,9 @@ fn not_connected(error: &tungstenite::Error) -> Error {
     match tls {
         Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
             Error::Tls("its certificate is by nobody who is believed here".into())
+        }
+        Some(rustls::Error::InvalidMessage(_)) => {
+            Error::Tls("what listens there speaks none, so that ws:// may be meant".into())
         }
         Some(error) => Error::Tls(error.to_string()),
         None => Error::Connect(error.to_string()),

@@ -27,6 +27,7 @@ mod config;
 mod dial;
 mod driver;
 mod error;
+pub mod probe;
 mod request;
 mod roots;
 mod session;

@@ -1,0 +1,74 @@
+//! The way to a node, step by step: for who wants to know where it ends.
+
+use std::fmt;
+
+use futures_util::StreamExt as _;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use url::Url;
+
+use crate::{
+    Error, Roots,
+    dial::{Socket, address, upgrade},
+};
+
+/// The address of a node, in its form.
+///
+/// # Errors
+/// [`Error::Address`].
+pub fn url(text: &str) -> Result<Url, Error> {
+    address(text)
+}
+
+/// A connection, and nothing said on it.
+///
+/// # Errors
+/// [`Error::Connect`], [`Error::Address`].
+pub async fn tcp(url: &Url) -> Result<TcpStream, Error> {
+    let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
+        return Err(Error::Address(url.as_str().to_owned()));
+    };
+    // An IPv6 address stands in brackets there.
+    let host = host.trim_matches(['[', ']']);
+    TcpStream::connect((host, port)).await.map_err(|error| Error::Connect(error.to_string()))
+}
+
+/// A WebSocket by which nothing of the protocol was said.
+pub struct Upgraded(Socket);
+
+impl Upgraded {
+    /// TLS, where the address is `wss://`, and the upgrade.
+    ///
+    /// # Errors
+    /// [`Error::Tls`], [`Error::Connect`].
+    pub async fn over(stream: TcpStream, url: &Url, roots: &Roots) -> Result<Self, Error> {
+        upgrade(stream, url, roots).await.map(Self)
+    }
+
+    /// The node's first frame, unread; the connection is closed after it.
+    ///
+    /// # Errors
+    /// [`Error::Connect`], and [`Error::Protocol`] where it is no text.
+    pub async fn first_frame(mut self) -> Result<String, Error> {
+        loop {
+            match self.0.next().await {
+                Some(Ok(Message::Text(text))) => {
+                    // Nothing depends on the peer's hearing it.
+                    let _ = self.0.close(None).await;
+                    return Ok(text.as_str().to_owned());
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                Some(Ok(Message::Binary(_))) => return Err(Error::Protocol),
+                Some(Ok(Message::Close(_)) | Err(_)) | None => {
+                    return Err(Error::Connect("it closed the connection".into()));
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Upgraded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Upgraded(..)")
+    }
+}
