@@ -90,8 +90,8 @@ pub(crate) async fn node_key(connection: &Connection) -> Result<Pinned, Failure>
         (Some(given), Some((known, line))) if given.is_not(&known) => {
             return Err(changed(&place, ("given", &given), &known, line, &file));
         }
-        (Some(given), _) => (given, None),
-        (None, Some((known, line))) => (known, Some((line, file))),
+        (given, Some((known, line))) => (given.unwrap_or(known), Some((line, file))),
+        (Some(given), None) => (given, None),
         (None, None) => (introduce(connection, &place, &file).await?, None),
     };
     known.refuse_too_old(&place, connection.how.protocol)?;

@@ -37,7 +37,7 @@ async fn when_a_node_is_killed_the_next_one_answers_until_the_first_is_back() {
     for _ in 0..5 {
         assert_eq!(proxy.model().await, "second");
     }
-    let first = first.revive("first");
+    let first = first.revive("first", &[]);
     let back = async { while proxy.model().await != "first" {} };
     tokio::time::timeout(Duration::from_secs(60), back).await.expect("the first was not asked again");
     assert_eq!(proxy.model().await, "first");
@@ -54,7 +54,7 @@ async fn at_the_start_one_node_is_enough_and_the_other_is_complained_of() {
     let said = proxy.says();
     assert!(said.contains(&urls[0]) && said.contains("cannot connect"), "{said}");
     assert_eq!(proxy.model().await, "second");
-    let first = first.revive("first");
+    let first = first.revive("first", &[]);
     let back = async { while proxy.model().await != "first" {} };
     tokio::time::timeout(Duration::from_secs(20), back).await.expect("the first was not asked again");
     drop((first, second));
@@ -65,12 +65,25 @@ async fn without_a_session_all_wait_for_the_same_attempt_to_open_one() {
     let (mut node, user) = (TestNode::serving("first"), User::new());
     let proxy = Proxy::with(&user, &["--node", &node.url(), "--node-key", &node.identity.to_string()]);
     node.kill();
-    let node = node.revive("first");
+    let node = node.revive("first", &[]);
     let asked = (0..8).map(|_| proxy.ask(json!({"messages": said("?")})));
     for response in futures_util::future::join_all(asked).await {
         assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
     }
     assert_eq!(node.node.channels.count().0, 1);
+}
+
+#[tokio::test]
+async fn a_node_that_opens_no_session_is_quoted_by_its_code_and_status() {
+    let (mut node, user) = (TestNode::serving("first"), User::new());
+    let proxy = Proxy::with(&user, &["--node", &node.url(), "--node-key", &node.identity.to_string()]);
+    node.kill();
+    let nobody = fabstir_client::random_key().address().to_string();
+    let node = node.revive("first", &["--allowed-clients", &nobody]);
+    let response = proxy.ask(json!({"messages": said("?")})).await;
+    assert_eq!(response.status(), 403);
+    assert_eq!(json_of(response).await["error"]["code"], "CLIENT_NOT_ALLOWED");
+    drop(node);
 }
 
 #[test]

@@ -30,14 +30,6 @@ fn told(stream: &str) -> (String, Value, Value) {
     (words, ends.cloned().collect(), chunks.last().unwrap()["usage"].clone())
 }
 
-/// How many tokens of answers the node has counted.
-async fn counted(proxy: &Proxy, node: &TestNode) -> u64 {
-    let metrics = proxy.http.get(format!("http://{}/metrics", node.address)).send().await.unwrap();
-    let text = metrics.text().await.unwrap();
-    let counts = text.lines().filter_map(|line| line.strip_prefix("fabstir_completion_tokens_total"));
-    counts.map(|count| count.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
-}
-
 #[tokio::test]
 async fn an_answer_goes_on_in_the_same_stream_when_the_connection_falls() {
     let (node, user) = (TestNode::slow(&[], Duration::from_millis(5)), User::new());
@@ -51,7 +43,7 @@ async fn an_answer_goes_on_in_the_same_stream_when_the_connection_falls() {
     let uncut = told(&proxy.ask(asked.clone()).await.text().await.unwrap());
     assert_eq!(uncut.0.trim(), words.join(" "));
 
-    let once = counted(&proxy, &node).await;
+    let once = node.counted().await;
     assert_eq!(uncut.2["completion_tokens"], once);
 
     // Three times in the midst of it, at words that are far apart.
@@ -67,7 +59,7 @@ async fn an_answer_goes_on_in_the_same_stream_when_the_connection_falls() {
     }
     assert_eq!(cuts, 3);
     assert_eq!(told(&came), uncut);
-    assert_eq!(counted(&proxy, &node).await, 2 * once, "nothing was computed twice");
+    assert_eq!(node.counted().await, 2 * once, "nothing was computed twice");
     assert_eq!(node.node.channels.count().0, 1);
     assert_eq!(node.node.engine.status().running, 0);
 }

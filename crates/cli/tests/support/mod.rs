@@ -92,8 +92,17 @@ impl TestNode {
     }
 
     /// The same node at the same place, after a crash.
-    pub(crate) fn revive(self, model: &'static str) -> Self {
-        Self::begin(model, &[], Duration::ZERO, self.key, self.address)
+    pub(crate) fn revive(self, model: &'static str, flags: &[&str]) -> Self {
+        Self::begin(model, flags, Duration::ZERO, self.key, self.address)
+    }
+
+    /// How many tokens of answers the nodes of this process have counted: in a test that is alone in its file.
+    pub(crate) async fn counted(&self) -> u64 {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let metrics = http.get(format!("http://{}/metrics", self.address)).send().await.unwrap();
+        let text = metrics.text().await.unwrap();
+        let counts = text.lines().filter_map(|line| line.strip_prefix("fabstir_completion_tokens_total"));
+        counts.map(|count| count.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
     }
 
     pub(crate) fn public_key(&self) -> String {

@@ -14,6 +14,7 @@ use super::TestNode;
 pub(crate) struct Way {
     pub(crate) address: SocketAddr,
     cut: watch::Sender<u32>,
+    shut: watch::Sender<bool>,
     /// One for each connection that was made.
     made: mpsc::Receiver<()>,
 }
@@ -22,6 +23,7 @@ impl Way {
     pub(crate) fn to(node: &TestNode) -> Self {
         let (sender, started) = std::sync::mpsc::sync_channel(1);
         let (cut, watched) = watch::channel(0);
+        let (shut, is_shut) = watch::channel(false);
         let (making, made) = mpsc::channel(64);
         let node = node.address;
         std::thread::spawn(move || {
@@ -31,18 +33,31 @@ impl Way {
                 sender.send(listener.local_addr().unwrap()).unwrap();
                 loop {
                     let (program, _) = listener.accept().await.unwrap();
+                    if *is_shut.borrow() {
+                        continue;
+                    }
                     let node = TcpStream::connect(node).await.unwrap();
                     let _ = making.try_send(());
                     tokio::spawn(pass(program, node, watched.clone()));
                 }
             });
         });
-        Self { address: started.recv().unwrap(), cut, made }
+        Self { address: started.recv().unwrap(), cut, shut, made }
     }
 
     /// Cuts all connections that there are; new ones are let through.
     pub(crate) fn cut(&self) {
         self.cut.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Cuts all connections, and lets no other through until it is opened.
+    pub(crate) fn shut(&self) {
+        self.shut.send_replace(true);
+        self.cut();
+    }
+
+    pub(crate) fn open(&self) {
+        self.shut.send_replace(false);
     }
 
     /// Returns once another connection was made.
