@@ -3,15 +3,15 @@
 SHELL := /bin/bash
 RUN = . scripts/env.sh &&
 
-.PHONY: help demo run test bootstrap fetch-model model build check fmt defences vectors fuzz audit bench test-upstream test-ray
+.PHONY: help demo run test bootstrap page fetch-model model build check fmt defences vectors fuzz audit bench test-upstream test-ray
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
-demo: bootstrap ## one encrypted question to a real model, from nothing
+demo: bootstrap page ## one encrypted question to a real model, from nothing
 	@$(RUN) scripts/demo.sh
 
-run: bootstrap ## serve on 127.0.0.1:8080 (settings: cargo run --release -- --help)
+run: bootstrap page ## serve on 127.0.0.1:8080 (settings: cargo run --release -- --help)
 	@$(RUN) cargo run --release --package fabstir-llm-node
 
 test: ## everything that CI checks
@@ -20,13 +20,16 @@ test: ## everything that CI checks
 bootstrap: ## install what this machine lacks
 	@scripts/bootstrap.sh
 
+page: bootstrap ## the TypeScript package and the chat page that the binaries serve
+	@$(RUN) scripts/build-page.sh
+
 fetch-model: ## fetch the default model
 	@scripts/fetch-model.sh
 
 model: bootstrap ## the protocol as a symbolic model: what must hold holds, what must fail fails (Verifpal)
 	@$(RUN) scripts/model.sh
 
-build: bootstrap ## release binaries: target/release/fabstir-llm-node and fabstir
+build: bootstrap page ## release binaries: target/release/fabstir-llm-node and fabstir
 	@$(RUN) cargo build --release --workspace
 
 check: ## formatting and lints

@@ -19,10 +19,10 @@ export RUST_BACKTRACE=0
 stage "model" scripts/fetch-model.sh
 node_packages() {
     npm --prefix examples/guide-client ci --no-audit --no-fund --silent
-    npm --prefix sdk/typescript ci --no-audit --no-fund --silent
     npm --prefix crates/protocol/tests/eip712 ci --no-audit --no-fund --silent
 }
 stage "node packages" node_packages
+stage "page" scripts/build-page.sh
 spelling() {
     [ -x target/python/bin/typos ] || python3 -m pip -q --disable-pip-version-check install --target target/python typos==1.52.0
     target/python/bin/typos
@@ -39,6 +39,9 @@ stage "demo" scripts/demo.sh
 stage "TypeScript, form" npm --prefix sdk/typescript run --silent check
 # Against the binaries that are built by now.
 stage "TypeScript, tests" npm --prefix sdk/typescript run --silent test
+stage "page, form" npm --prefix web run --silent check
+stage "browser" scripts/chromium.sh
+stage "page, in a browser" npm --prefix web run --silent test
 stage "three defences" scripts/defences.sh --three "$(date +%j)"
 report
 # All in one selection: with another set of packages cargo would build the shared ones again.

@@ -50,7 +50,7 @@ pub(crate) async fn upgrade(stream: TcpStream, url: &Url, roots: &Roots) -> Resu
     connected.map(|(socket, _)| socket).map_err(|error| not_connected(&error))
 }
 
-fn not_connected(error: &tungstenite::Error) -> Error {
+pub(crate) fn not_connected(error: &tungstenite::Error) -> Error {
     let inner = if let tungstenite::Error::Io(error) = error { error.get_ref() } else { None };
     let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match tls {

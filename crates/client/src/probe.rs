@@ -1,15 +1,20 @@
 //! The way to a node, step by step: for who wants to know where it ends.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use futures_util::StreamExt as _;
-use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::Message;
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+use tokio_tungstenite::{MaybeTlsStream, tungstenite::Message};
 use url::Url;
 
 use crate::{
     Error, Roots,
-    dial::{Socket, address, upgrade},
+    dial::{Socket, address, not_connected, upgrade},
 };
 
 /// The address of a node, in its form.
@@ -31,6 +36,24 @@ pub async fn tcp(url: &Url) -> Result<TcpStream, Error> {
     // An IPv6 address stands in brackets there.
     let host = host.trim_matches(['[', ']']);
     TcpStream::connect((host, port)).await.map_err(|error| Error::Connect(error.to_string()))
+}
+
+/// Bytes to a node and back, over TLS where the address is `wss://`: for who carries what others seal.
+///
+/// # Errors
+/// [`Error::Connect`], [`Error::Tls`].
+pub async fn stream(
+    url: &Url,
+    roots: &Roots,
+) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>, Error> {
+    let stream = tcp(url).await?;
+    if url.scheme() != "wss" {
+        return Ok(MaybeTlsStream::Plain(stream));
+    }
+    let name = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let name = ServerName::try_from(name).map_err(|_| Error::Address(url.as_str().to_owned()))?;
+    let tls = TlsConnector::from(Arc::new(roots.tls()?)).connect(name, stream).await;
+    tls.map(MaybeTlsStream::Rustls).map_err(|error| not_connected(&error.into()))
 }
 
 /// A WebSocket by which nothing of the protocol was said.

@@ -28,7 +28,8 @@ impl Guard {
         Self { names: [address.to_string(), format!("localhost:{}", address.port())], token }
     }
 
-    fn admit(&self, headers: &HeaderMap) -> Result<(), Fault> {
+    /// By the name of this proxy, and no page of another site.
+    fn admit_here(&self, headers: &HeaderMap) -> Result<(), Fault> {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         // A page whose name was made to point here has its own name in Host (DNS rebinding).
         if !text(HOST).is_some_and(|host| self.names.iter().any(|name| name == host)) {
@@ -43,7 +44,14 @@ impl Guard {
                 return Err(Fault::forbidden("pages of other sites may not ask here"));
             }
         }
+        Ok(())
+    }
+
+    /// The same, with the token.
+    fn admit(&self, headers: &HeaderMap) -> Result<(), Fault> {
+        self.admit_here(headers)?;
         let Some(token) = &self.token else { return Ok(()) };
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         // OpenAI's clients show it the one way, Anthropic's the other.
         let bearer = text(AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
         let key = headers.get(API_KEY).and_then(|value| value.to_str().ok());
@@ -58,6 +66,14 @@ pub(super) async fn check(State(guard): State<Arc<Guard>>, request: Request, nex
     match guard.admit(request.headers()) {
         Ok(()) => next.run(request).await,
         Err(fault) if request.uri().path() == "/v1/messages" => Refused(fault).into_response(),
+        Err(fault) => fault.into_response(),
+    }
+}
+
+/// For what needs no token: the page, and what it has sealed.
+pub(super) async fn check_here(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    match guard.admit_here(request.headers()) {
+        Ok(()) => next.run(request).await,
         Err(fault) => fault.into_response(),
     }
 }

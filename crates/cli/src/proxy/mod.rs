@@ -3,7 +3,7 @@
 //! listened to.
 //!
 //! [`nodes`] says which node is asked, [`guard`] who may ask, [`chat`] and [`responses`] answer in OpenAI's shapes, [`messages`] in Anthropic's, [`fault`]
-//! says what went wrong in any of them.
+//! says what went wrong in any of them. [`page`] is the chat page, which seals by itself.
 
 mod chat;
 mod fault;
@@ -11,6 +11,7 @@ mod guard;
 mod messages;
 mod models;
 mod nodes;
+mod page;
 mod piece;
 mod responses;
 
@@ -69,6 +70,7 @@ pub(crate) async fn run(proxy: Proxy) -> Result<Exit, Failure> {
     for node in nodes.addresses() {
         let _ = writeln!(err, "sealed to {}; its operator can read what is asked", node.to_checksum());
     }
+    let _ = writeln!(err, "a chat page, sealed as well: http://{address}/");
     let _ = if token.is_some() {
         writeln!(err, "the token is in {}", token_file.display())
     } else {
@@ -76,7 +78,10 @@ pub(crate) async fn run(proxy: Proxy) -> Result<Exit, Failure> {
     };
     drop(err);
 
-    let routes = routes(Arc::clone(&nodes), guard::Guard::new(address, token));
+    let guard = Arc::new(guard::Guard::new(address, token));
+    let here = middleware::from_fn_with_state(Arc::clone(&guard), guard::check_here);
+    let page = page::routes(nodes.first()?).layer(here);
+    let routes = routes(Arc::clone(&nodes), guard).merge(page);
     let ended = tokio::select! {
         served = axum::serve(listener, routes) => served.map(|()| Exit::Ok).map_err(cannot),
         _ = tokio::signal::ctrl_c() => Ok(Exit::Interrupted),
@@ -112,7 +117,7 @@ fn connections(nodes: Vec<Url>, keys: &[Pin], how: &Access) -> Result<Vec<Connec
     Ok(connections.map(|(node, node_key)| Connection { node, node_key, how: how.clone() }).collect())
 }
 
-fn routes(nodes: Arc<Nodes>, guard: guard::Guard) -> Router {
+fn routes(nodes: Arc<Nodes>, guard: Arc<guard::Guard>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/completions", post(chat::completions))
@@ -123,7 +128,7 @@ fn routes(nodes: Arc<Nodes>, guard: guard::Guard) -> Router {
         // A name may have slashes in it.
         .route("/v1/models/{*id}", get(models::one))
         .fallback(async || Fault::not_found())
-        .layer(middleware::from_fn_with_state(Arc::new(guard), guard::check))
+        .layer(middleware::from_fn_with_state(guard, guard::check))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(nodes)
 }

@@ -13,10 +13,10 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 
-use super::fault::Fault;
+use super::{fault::Fault, page::Way};
 use crate::{
     args::Connection,
-    connect::Prepared,
+    connect::{self, Prepared},
     failure::{Failure, complain},
     identity::{self, Pin},
 };
@@ -84,6 +84,13 @@ impl Nodes {
     /// Who is asked, in order.
     pub(super) fn addresses(&self) -> impl Iterator<Item = Address> {
         self.0.iter().map(|node| node.address)
+    }
+
+    /// The way to the first of them, for who seals by himself.
+    pub(super) fn first(&self) -> Result<Way, Failure> {
+        let node = self.0.first().ok_or(Failure::from(Error::Closed))?;
+        let url = node.connection.node.clone();
+        Ok(Way { url, roots: connect::roots(&node.connection.how)?, node: node.address })
     }
 
     /// Asks once, of the first node that can be reached: first of those of which nobody has to wait for, then of the others.

@@ -1,0 +1,304 @@
+/** The page in a real browser, against a real node with a real model. */
+
+import { spawn } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { Browser, BrowserContext, Page } from 'playwright-core';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { TestNode, Wire } from '../../sdk/typescript/test/testnode.js';
+import { answered, ask, fresh, launch, shots, visit } from './browser.js';
+
+let browser: Browser;
+let context: BrowserContext;
+let node: TestNode;
+let here: string;
+
+beforeAll(async () => {
+  [browser, node] = await Promise.all([launch(), TestNode.start()]);
+  here = `http://127.0.0.1:${node.port}/`;
+});
+afterAll(async () => {
+  await browser?.close();
+  await node?.stop();
+});
+beforeEach(async () => {
+  context = await browser.newContext({ viewport: { width: 1280, height: 800 } });
+});
+afterEach(() => context.close());
+
+const LONG = 'Tell me a very long story about the sea and the ships on it.';
+const open = (page: Page) => page.getByText('Sealed end to end').waitFor();
+const steady = (page: Page) => page.getByLabel('What the model is told first').waitFor();
+
+/** Greedy, so that an answer is the same each time. */
+async function greedy(page: Page): Promise<void> {
+  await page.locator('.status').click();
+  await steady(page);
+  await page.getByLabel(/Temperature/).fill('0');
+  await page.getByLabel(/Longest answer/).fill('150');
+  await page.getByRole('button', { name: 'Close: Who is there' }).click();
+}
+
+test('a first visit gets an answer, and is asked for nothing', async () => {
+  const { page, faults } = await visit(context, here);
+  await open(page);
+  await page.screenshot({ path: `${shots}/first.png` });
+  await greedy(page);
+  await ask(page, 'What is the capital of France?');
+  expect(await answered(page)).toContain('Paris');
+  await page.screenshot({ path: `${shots}/answer.png` });
+  expect(faults).toEqual([]);
+});
+
+test('it says whom one talks to, and what that is not', async () => {
+  const { page } = await visit(context, here);
+  await open(page);
+  await page.locator('.status').click();
+  const panel = page.getByRole('complementary', { name: 'Who is there' });
+  const text = ((await panel.textContent()) ?? '').toLowerCase();
+  expect(text).toContain(node.address);
+  for (const words of ['version 2', 'padded', 'operator can read', 'as far as the tls', 'anonymous']) {
+    expect(text).toContain(words);
+  }
+  expect(await panel.locator('.words').textContent()).toMatch(/^(\w+ ){5}\w+$/);
+  await page.screenshot({ path: `${shots}/identity.png` });
+  await page.getByRole('button', { name: /they match/ }).click();
+  await panel.getByText('You have compared its words').waitFor();
+});
+
+test('stop stops the answer at the node', async () => {
+  const { page } = await visit(context, here);
+  await open(page);
+  await ask(page, LONG);
+  await page.locator('article.assistant .markdown').first().waitFor();
+  await page.getByRole('button', { name: 'Stop' }).click();
+  await answered(page);
+  await page
+    .getByText(/stopped/)
+    .first()
+    .waitFor();
+  await ask(page, 'What is the capital of France?');
+  expect((await answered(page)).length).toBeGreaterThan(0);
+});
+
+test('an answer goes on over a connection that is cut', async () => {
+  const wire = await Wire.to(node.port);
+  const { page } = await visit(context, wire.url.replace('ws:', 'http:').replace('/v1/ws', '/'));
+  await open(page);
+  await greedy(page);
+  await ask(page, LONG);
+  const uncut = await answered(page);
+  await page.getByRole('button', { name: 'Regenerate' }).click();
+  await page.locator('article.assistant .markdown').first().waitFor();
+  const before = wire.connections;
+  wire.cut();
+  expect(await answered(page)).toBe(uncut);
+  expect(wire.connections).toBeGreaterThan(before);
+  wire.close();
+});
+
+test('another node than the pinned one is refused, and said to be so', async () => {
+  const other = `0x${'11'.repeat(20)}`;
+  const { page } = await visit(context, `${here}#node=${other}`);
+  const refusal = page.getByRole('alert');
+  await refusal.getByText('This is not the node you know').waitFor();
+  const text = (await refusal.textContent())?.toLowerCase();
+  expect(text).toContain(other);
+  expect(text).toContain(node.address);
+  await page.screenshot({ path: `${shots}/refused.png` });
+  expect(await page.getByRole('button', { name: 'Send' }).isDisabled()).toBe(true);
+});
+
+test('a node that was compared once is recognised, and another one refused', async () => {
+  const { page } = await visit(context, here);
+  await open(page);
+  await page.evaluate((address) => localStorage.setItem('node', address), `0x${'22'.repeat(20)}`);
+  await page.reload();
+  await page.getByText('This is not the node you know').waitFor();
+  await page.getByRole('button', { name: /accept the new identity/ }).click();
+  await open(page);
+});
+
+test('the wire shows frames and nothing of what was said', async () => {
+  const { page } = await visit(context, here);
+  await open(page);
+  await greedy(page);
+  await ask(page, 'What is the capital of France?');
+  await answered(page);
+  await page.getByRole('button', { name: 'What travels on the wire' }).click();
+  const panel = page.getByRole('complementary', { name: 'On the wire' });
+  await panel.getByRole('cell', { name: 'received record' }).first().waitFor();
+  const table = (await panel.locator('table').textContent()) ?? '';
+  expect(table).not.toContain('capital');
+  expect(table).toContain('handshake 3');
+  await page.screenshot({ path: `${shots}/wire.png` });
+});
+
+test('conversations are several, and kept only on request, sealed', async () => {
+  const { page } = await visit(context, here);
+  await open(page);
+  await ask(page, 'What is the capital of France?');
+  await answered(page);
+  await fresh(page);
+  await ask(page, 'What is the capital of Italy?');
+  await answered(page);
+  expect(await page.evaluate(() => JSON.stringify(localStorage))).toBe('{}');
+  await page.getByRole('button', { name: 'Keep them on this device' }).click();
+  await page.getByLabel('Passphrase').fill('short');
+  await page.getByRole('button', { name: 'Keep', exact: true }).click();
+  await page.getByText('Twelve characters').waitFor();
+  await page.getByLabel('Passphrase').fill('correct horse battery');
+  await page.getByRole('button', { name: 'Keep', exact: true }).click();
+  await page.getByText('Kept on this device').waitFor();
+  await page.waitForFunction(() => localStorage.getItem('conversations'));
+  expect(await page.evaluate(() => atob(localStorage.getItem('conversations') ?? ''))).not.toContain('Italy');
+
+  await page.reload();
+  await open(page);
+  await page.getByRole('button', { name: 'Unlock' }).click();
+  await page.getByLabel('Passphrase').fill('another passphrase');
+  await page.getByRole('button', { name: 'Unlock' }).click();
+  await page.getByText('Another passphrase').waitFor();
+  await page.getByLabel('Passphrase').fill('correct horse battery');
+  await page.getByRole('button', { name: 'Unlock' }).click();
+  await page.getByRole('button', { name: 'What is the capital of Italy?', exact: true }).click();
+  await page.locator('article.user', { hasText: 'Italy' }).waitFor();
+  await page.getByRole('button', { name: 'Forget what is kept' }).click();
+  expect(await page.evaluate(() => localStorage.length)).toBe(0);
+});
+
+test('a browser wallet signs once and is who asks', async () => {
+  const { page } = await visit(context, here);
+  await open(page);
+  // The browser's own page has no wallet; one of EIP-1193 that refuses shows the way of its answer.
+  await page.evaluate(() => {
+    (window as { ethereum?: unknown }).ethereum = {
+      request: async ({ method }: { method: string }) => {
+        if (method === 'eth_requestAccounts') return [`0x${'33'.repeat(20)}`];
+        throw Object.assign(new Error('User rejected the request.'), { code: 4001 });
+      },
+    };
+  });
+  await page.locator('.status').click();
+  await page.getByRole('button', { name: 'Ask in the name of your browser wallet' }).click();
+  await page.getByRole('alert').getByText('User rejected').waitFor();
+  await page.getByRole('button', { name: 'Try again' }).click();
+  await open(page);
+});
+
+test('a node without a key is told to be one, and nothing is said in the clear', async () => {
+  const bare = await TestNode.start({ HOST_PRIVATE_KEY: '', ENGINE: 'echo' }).catch(() => undefined);
+  if (!bare) return;
+  const { page } = await visit(context, `http://127.0.0.1:${bare.port}/`);
+  await page
+    .getByRole('alert')
+    .getByText(/says nothing in the clear/)
+    .waitFor();
+  await bare.stop();
+});
+
+test('the proxy serves the same page, and knows which node it is', async () => {
+  const home = mkdtempSync(join(tmpdir(), 'fabstir-page-'));
+  const binary = fileURLToPath(new URL('../../target/release/fabstir', import.meta.url));
+  const args = [
+    'proxy',
+    '--listen',
+    '127.0.0.1:0',
+    '--anonymous',
+    '--node',
+    node.url,
+    '--node-key',
+    node.address,
+  ];
+  const env = { PATH: process.env['PATH'], HOME: home, XDG_CONFIG_HOME: home };
+  const proxy = spawn(binary, args, { env, stdio: ['ignore', 'pipe', 'inherit'] });
+  const place = await new Promise<string>((resolve) =>
+    proxy.stdout.once('data', (line) => resolve(String(line).trim())),
+  );
+  const { page, faults } = await visit(context, place.replace('/v1', '/'));
+  await open(page);
+  await greedy(page);
+  await ask(page, 'What is the capital of France?');
+  expect(await answered(page)).toContain('Paris');
+  await page.locator('.status').click();
+  const text = await page.getByRole('complementary', { name: 'Who is there' }).textContent();
+  expect(text).toContain('Your own proxy says which node it must be');
+  expect(text).toContain('from the proxy on your own machine');
+  expect(faults).toEqual([]);
+  proxy.kill('SIGINT');
+  await new Promise((resolve) => proxy.once('exit', resolve));
+  rmSync(home, { recursive: true });
+});
+
+describe('for everybody', () => {
+  const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+  const check = async (page: Page) => {
+    await page.evaluate(axe);
+    const found = await page.evaluate(() =>
+      (
+        window as unknown as {
+          axe: { run(): Promise<{ violations: { id: string; nodes: { html: string }[] }[] }> };
+        }
+      ).axe.run(),
+    );
+    return found.violations.map(({ id, nodes }) => `${id}: ${nodes[0]?.html}`);
+  };
+
+  test.each(['light', 'dark'] as const)('axe finds nothing in the %s page', async (colorScheme) => {
+    const themed = await browser.newContext({ colorScheme, viewport: { width: 1280, height: 800 } });
+    const { page } = await visit(themed, here);
+    await open(page);
+    expect(await check(page)).toEqual([]);
+    await ask(page, 'Write a short list in Markdown.');
+    await answered(page);
+    expect(await check(page)).toEqual([]);
+    for (const name of ['On the wire', 'Who is there']) {
+      if (name === 'On the wire')
+        await page.getByRole('button', { name: 'What travels on the wire' }).click();
+      else await page.locator('.status').click();
+      await page.getByRole('complementary', { name }).waitFor();
+      expect(await check(page)).toEqual([]);
+    }
+    await page.screenshot({ path: `${shots}/${colorScheme}.png` });
+    await themed.close();
+  });
+
+  test('the keyboard does for all of it', async () => {
+    const { page } = await visit(context, here);
+    await open(page);
+    // The question has the focus from the beginning.
+    await page.keyboard.type('What is the capital of France?');
+    await page.keyboard.press('Shift+Enter');
+    await page.keyboard.type('In one word.');
+    await page.keyboard.press('Enter');
+    await answered(page);
+    await page.locator('.status').focus();
+    await page.keyboard.press('Enter');
+    await page.getByRole('complementary', { name: 'Who is there' }).waitFor();
+    await page.keyboard.press('Escape');
+    await page.getByRole('complementary', { name: 'Who is there' }).waitFor({ state: 'detached' });
+    expect(await page.evaluate(() => document.activeElement?.className)).toBe('status');
+  });
+
+  test('it fits a phone', async () => {
+    const phone = await browser.newContext({
+      viewport: { width: 375, height: 720 },
+      hasTouch: true,
+      isMobile: true,
+    });
+    const { page } = await visit(phone, here);
+    await open(page);
+    await page.screenshot({ path: `${shots}/phone-first.png` });
+    await ask(page, 'What is the capital of France?');
+    await answered(page);
+    expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBeLessThanOrEqual(375);
+    await page.screenshot({ path: `${shots}/phone.png` });
+    await page.getByRole('button', { name: 'Conversations' }).click();
+    await page.getByRole('button', { name: 'New conversation', exact: true }).first().waitFor();
+    await page.screenshot({ path: `${shots}/phone-conversations.png` });
+    await phone.close();
+  });
+});
