@@ -23,7 +23,7 @@ export type Heard =
   | { type: 'closed' };
 
 const MOST_FRAME = 4 << 20;
-const TLS_ALERT = 'it does not answer, or refuses the connection';
+const UNREACHABLE = 'it does not answer, or refuses the connection';
 
 /** The class that makes sockets: the caller's, the platform's, or that of `ws` where that is installed. */
 async function usual(): Promise<WebSocketClass> {
@@ -80,18 +80,20 @@ export class Line {
     }
     const line = new Line(socket, capture);
     await new Promise<void>((resolve, reject) => {
-      const fail = (why: string) => {
+      let settled = false;
+      const settle = (why?: string) => {
+        // What befalls an open connection is the listener's to hear.
+        if (settled) return;
+        settled = true;
         clearTimeout(timer);
+        if (why === undefined) return resolve();
         line.close();
         reject(new ConnectError(why));
       };
-      const timer = setTimeout(() => fail('it does not answer'), milliseconds);
-      socket.addEventListener('open', () => {
-        clearTimeout(timer);
-        resolve();
-      });
-      socket.addEventListener('close', () => fail('it closed the connection'));
-      socket.addEventListener('error', (event: { message?: string }) => fail(event.message || TLS_ALERT));
+      const timer = setTimeout(() => settle('it does not answer'), milliseconds);
+      socket.addEventListener('open', () => settle());
+      socket.addEventListener('close', () => settle('it closed the connection'));
+      socket.addEventListener('error', (event: { message?: string }) => settle(event.message || UNREACHABLE));
     });
     return line;
   }

@@ -18,7 +18,7 @@ test('an address in mixed case must have its checksum', () => {
 });
 
 test('the words of a node are those that the command line shows', () => {
-  // fabstir keys show --node … of the key 1
+  // Of the key 1; crates/cli/src/identity.rs has the same.
   expect(safetyWords(one.address(), wordlist)).toBe('tourist chat hover street trap fork');
   expect(() => safetyWords(one.address(), wordlist.slice(1))).toThrow(RangeError);
 });

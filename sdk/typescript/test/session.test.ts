@@ -126,6 +126,29 @@ describe('an answer', () => {
     wire.close();
   });
 
+  test('goes on where the socket fails before it closes', async () => {
+    const sockets: WebSocket[] = [];
+    class Failing extends WebSocket {
+      constructor(url: string) {
+        super(url, { perMessageDeflate: false });
+        sockets.push(this);
+      }
+    }
+    const one = await session({ webSocket: Failing as unknown as WebSocketClass });
+    const whole = (await one.chat(story)).text;
+    let text = '';
+    let failed = false;
+    for await (const piece of one.chat(story)) {
+      text += piece.text;
+      if (failed) continue;
+      failed = true;
+      sockets[0]?.emit('error', new Error('ECONNRESET'));
+      sockets[0]?.terminate();
+    }
+    expect(text).toBe(whole);
+    expect(sockets).toHaveLength(2);
+  }, 20_000);
+
   test('that was asked for while there was no connection comes', async () => {
     const wire = await Wire.to(node.port);
     const one = await session({ url: wire.url });
