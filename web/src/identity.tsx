@@ -46,8 +46,7 @@ export function Identity({ talk, close }: { talk: Talk; close: () => void }) {
           {who.servedBy === 'node' ? (
             <p>
               This page came from the node itself, so it can be trusted as far as the TLS that brought it. The
-              page that
-              <code>fabstir proxy</code> serves comes from your own machine.
+              page that <code>fabstir proxy</code> serves comes from your own machine.
             </p>
           ) : (
             <p>This page came from the proxy on your own machine; the node had no hand in it.</p>

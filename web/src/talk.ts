@@ -40,6 +40,8 @@ export interface Message {
   /** Why it failed, for a person. */
   problem?: string;
   tokens?: number;
+  /** How a record of it travelled. */
+  wire?: string;
 }
 
 export interface Conversation {
@@ -270,16 +272,22 @@ export class Talk {
     const messages = system.trim() ? [{ role: 'system' as const, content: system }, ...history] : history;
     const answer = session.chat({ messages, temperature, max_tokens: longest, ...(model && { model }) });
     this.#answer = answer;
+    const question: Message = { ...(asked.messages.at(-1) as Message), ...this.#lastRecord('sent') };
     let said: Message = { role: 'assistant', text: '', state: 'streaming' };
     const show = (change: Partial<Message>) => {
       said = { ...said, ...change };
-      this.#change(id, { messages: [...asked.messages, said] });
+      this.#change(id, { messages: [...asked.messages.slice(0, -1), question, said] });
     };
     show({});
     try {
       for await (const { text, choice } of answer) {
         const reasoning = choice?.delta?.reasoning_content;
-        show({ text: said.text + text, ...(reasoning && { reasoning: (said.reasoning ?? '') + reasoning }) });
+        const wire = said.wire === undefined ? this.#lastRecord('received') : {};
+        show({
+          text: said.text + text,
+          ...wire,
+          ...(reasoning && { reasoning: (said.reasoning ?? '') + reasoning }),
+        });
       }
       const { finishReason, usage } = await answer;
       const stopped = finishReason === 'cancelled';
@@ -291,6 +299,13 @@ export class Talk {
       this.store.set({ announcement: `The answer failed. ${sentence(error)}` });
     }
     await this.#save();
+  }
+
+  #lastRecord(direction: Frame['direction']): { wire?: string } {
+    const record = this.#state.frames.findLast(
+      (frame) => frame.what === 'record' && frame.direction === direction,
+    );
+    return record ? { wire: record.shown } : {};
   }
 
   #change(id: string, change: Partial<Conversation>): void {

@@ -18,18 +18,12 @@ export function Wire({ talk, close }: { talk: Talk; close: () => void }) {
       </p>
       {said.length > 0 && (
         <dl class="pairs">
-          {said.map(({ role, text }) => {
-            const sealed = frames.findLast(
-              ({ direction, what }) =>
-                what === 'record' && direction === (role === 'user' ? 'sent' : 'received'),
-            );
-            return (
-              <div key={role}>
-                <dt>{text.slice(0, 140) || '…'}</dt>
-                <dd class="mono">{sealed ? `${sealed.shown} …` : '…'}</dd>
-              </div>
-            );
-          })}
+          {said.map(({ role, text, wire }) => (
+            <div key={role}>
+              <dt>{text.slice(0, 140) || '…'}</dt>
+              <dd class="mono">{wire ? `${wire} …` : '…'}</dd>
+            </div>
+          ))}
         </dl>
       )}
       <p>
