@@ -9,16 +9,22 @@ use crate::request::EmbeddingEncoding;
 
 /// One piece of an answer: `choices[0]` of a `chat.completion.chunk`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Choice<'a> {
+    /// There is one choice: 0.
     index: u32,
+    /// What it adds.
     delta: Delta<'a>,
+    /// How likely its tokens were, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     logprobs: Option<Logprobs<'a>>,
+    /// `null`: the answer's end says it.
     finish_reason: Option<&'a str>,
 }
 
 /// What a piece adds to the answer.
 #[derive(Debug, Default, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Delta<'a> {
     /// Words.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -28,36 +34,54 @@ pub struct Delta<'a> {
     pub reasoning_content: Option<&'a str>,
     /// Functions that it asks to be called.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(default))]
     pub tool_calls: Vec<Call<'a>>,
 }
 
 /// A call of a function, whole.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Call<'a> {
+    /// Which call of the answer it is, from 0.
     index: usize,
+    /// What its result refers to.
     id: &'a str,
+    /// `function`.
     #[serde(rename = "type")]
     kind: &'static str,
+    /// What is to be called.
     function: Function<'a>,
 }
 
+/// A function, and what it is called with.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 struct Function<'a> {
+    /// Which.
     name: &'a str,
+    /// With what: JSON, as text.
     arguments: &'a str,
 }
 
+/// How likely the tokens of a piece were.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 struct Logprobs<'a> {
+    /// One by one.
     content: Vec<TokenProbability<'a>>,
 }
 
 /// How likely one token of the piece was.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TokenProbability<'a> {
+    /// Its text, as far as it is one.
     token: String,
+    /// The logarithm of its probability.
     logprob: f32,
+    /// The bytes that it stands for.
     bytes: &'a [u8],
+    /// The likeliest tokens in its place.
     #[serde(skip_serializing_if = "Option::is_none")]
     top_logprobs: Option<Vec<Self>>,
 }
@@ -101,20 +125,31 @@ impl<'a> TokenProbability<'a> {
     }
 }
 
+/// One vector of an answer to `embeddings`.
+#[derive(Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub(crate) struct Embedding<'a> {
+    /// `embedding`.
+    object: &'static str,
+    /// Which of the texts it is of, from 0.
+    index: usize,
+    /// The vector, of length 1.
+    embedding: Values<'a>,
+}
+
+/// The numbers of a vector.
+#[derive(Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(untagged)]
+enum Values<'a> {
+    /// As JSON numbers.
+    Float(&'a [f32]),
+    /// As base64 of 32-bit floating point numbers, little-endian.
+    Base64(String),
+}
+
 /// Embedding number `index`, as JSON.
 pub fn embedding(index: usize, values: &[f32], encoding: EmbeddingEncoding) -> Zeroizing<String> {
-    #[derive(Serialize)]
-    #[serde(untagged)]
-    enum Values<'a> {
-        Float(&'a [f32]),
-        Base64(String),
-    }
-    #[derive(Serialize)]
-    struct Embedding<'a> {
-        object: &'static str,
-        index: usize,
-        embedding: Values<'a>,
-    }
     let embedding = match encoding {
         EmbeddingEncoding::Float => Values::Float(values),
         EmbeddingEncoding::Base64 => {

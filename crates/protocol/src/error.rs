@@ -101,6 +101,7 @@ pub enum Error {
 
 /// What the peer is told. Coarser than [`Error`] on purpose; docs/protocol.md section 3 is the same table.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(transform = crate::schema::meanings))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[expect(missing_docs, reason = "each is explained once, in Code::meaning, which the docs and a test share")]
 pub enum Code {

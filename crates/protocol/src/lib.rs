@@ -62,6 +62,8 @@ pub mod ethereum;
 pub mod id;
 pub mod identity;
 pub mod request;
+#[cfg(feature = "schema")]
+pub mod schema;
 pub mod seal;
 pub mod v1;
 pub mod v2;

@@ -9,6 +9,8 @@ use serde_json::{Value, value::RawValue};
 
 use crate::{error::RequestError, seal::Words};
 
+#[cfg(feature = "schema")]
+pub(crate) mod schema;
 mod wire;
 
 use wire::{FIELDS, Op, WireRequest};
@@ -88,6 +90,7 @@ pub enum RequestPrompt {
 
 /// How the numbers of an embedding are written.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum EmbeddingEncoding {
     /// As JSON numbers.
@@ -168,6 +171,8 @@ pub struct RequestMessage {
 
 /// Who speaks.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(transform = schema::other_word))]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Instructions.

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct as _};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
+#[cfg(feature = "schema")]
+use crate::ethereum::Address;
 use crate::{
     aad::{Aad, AadBytes},
     error::{Code, DecodeError},
@@ -15,6 +17,9 @@ use crate::{
     v1::handshake::{InitContext, SessionInit},
     v2::{Advertisement, or_default},
 };
+
+#[cfg(feature = "schema")]
+pub(crate) mod schema;
 
 /// Most bytes of a frame's `id`.
 const MAX_ID_LEN: usize = 256;
@@ -104,6 +109,7 @@ struct WireFrame<'a> {
 
 /// A value that some clients write as text and some as a number.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum StringOrNumber {
     /// As a number.
@@ -316,6 +322,7 @@ fn hex(field: &'static str, text: &str) -> Result<Vec<u8>, DecodeError> {
 
 /// Tokens of a request, as `stream_end` reports them. Not sealed: a v1 client cannot rely on them.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Usage {
     /// Tokens of the prompt as the model saw it.
     pub prompt_tokens: u32,
@@ -338,6 +345,7 @@ pub struct Usage {
 
 /// More about the prompt's tokens, as OpenAI's usage object has it.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PromptTokensDetails {
     /// How many of them did not have to be computed, because an earlier request had them.
     #[serde(default, deserialize_with = "or_default")]
@@ -346,6 +354,7 @@ pub struct PromptTokensDetails {
 
 /// How a stream ended.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum StreamEndReason {
     /// The answer is whole, as far as v1 can tell.
@@ -470,78 +479,132 @@ impl Chunk<'_> {
     }
 }
 
-/// Frames that a node sends.
+/// Frames that a node sends: docs/protocol.md, sections 1.2 to 1.4.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
-#[expect(missing_docs, reason = "field for field the frames of docs/protocol.md, sections 1.2 to 1.4")]
 pub enum NodeFrame<'a> {
+    /// The first frame: what the node is, and speaks.
     Connected {
+        /// Name and version, for a person; a client does not ask for it.
+        #[cfg_attr(feature = "schema", schemars(default))]
         message: &'a str,
         /// For clients of version 2.
         #[serde(flatten)]
         advertisement: Option<Advertisement>,
     },
+    /// A session is open.
     SessionInitAck {
+        /// `success`.
         status: &'a str,
+        /// The session.
+        #[cfg_attr(feature = "schema", schemars(with = "SessionId"))]
         session_id: &'a str,
+        /// As the init had it.
         job_id: Option<StringOrNumber>,
+        /// As the init had it, or the node's own.
         chain_id: Option<serde_json::Number>,
+        /// Whose session it is; absent where it is not sealed.
         #[serde(skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "schema", schemars(with = "Option<Address>"))]
         client_address: Option<String>,
+        /// For a person.
         message: &'a str,
+        /// That nothing is sealed, where nothing is.
         #[serde(skip_serializing_if = "Option::is_none")]
         warning: Option<&'a str>,
+        /// The init's `id`, as it was.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a RawValue>,
     },
+    /// The next words of an answer, sealed.
     EncryptedChunk {
+        /// The session.
+        #[cfg_attr(feature = "schema", schemars(with = "SessionId"))]
         session_id: &'a str,
+        /// Tokens of these words; 0 of none.
         tokens: u32,
+        /// The words.
         payload: WirePayload,
+        /// Which chunk of its answer it is, from 0: the same number as the payload's.
         index: u64,
+        /// The last one, without words.
         #[serde(rename = "final", skip_serializing_if = "std::ops::Not::not")]
+        #[cfg_attr(feature = "schema", schemars(default))]
         last: bool,
+        /// The message's `id`, as it was.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a RawValue>,
     },
+    /// How an answer ended, sealed.
     EncryptedResponse {
+        /// The session.
+        #[cfg_attr(feature = "schema", schemars(with = "SessionId"))]
         session_id: &'a str,
+        /// The finish reason: `stop`, `length`, `tool_calls`, `cancelled` or `error`.
         payload: WirePayload,
+        /// The message's `id`, as it was.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a RawValue>,
     },
+    /// The next words of an answer, in the clear.
     StreamChunk {
+        /// The session.
+        #[cfg_attr(feature = "schema", schemars(with = "SessionId"))]
         session_id: &'a str,
+        /// The words.
         content: &'a str,
+        /// Tokens of these words.
         tokens: u32,
+        /// The prompt's `id`, as it was.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a RawValue>,
     },
+    /// How an answer ended, in the clear: nothing to rely on.
     StreamEnd {
+        /// The session.
+        #[cfg_attr(feature = "schema", schemars(with = "SessionId"))]
         session_id: &'a str,
+        /// Whether it is whole.
         reason: StreamEndReason,
+        /// `stop`, `length`, `tool_calls`, `cancelled` or `error`.
         finish_reason: &'a str,
+        /// Tokens of the answer.
         tokens_used: u32,
+        /// What went wrong.
         #[serde(skip_serializing_if = "Option::is_none")]
         code: Option<Code>,
+        /// What it took.
         usage: Usage,
+        /// Messages of the conversation that no longer fit and are forgotten.
         #[serde(skip_serializing_if = "Option::is_none")]
         dropped_messages: Option<usize>,
+        /// The message's `id`, as it was.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a RawValue>,
     },
+    /// The answer to a ping.
     Pong,
+    /// A refusal.
     Error {
+        /// Why: part 3 of docs/protocol.md.
         code: Code,
+        /// For a person.
         message: &'a str,
+        /// When to try again, in milliseconds.
         #[serde(skip_serializing_if = "Option::is_none")]
         retry_after_ms: Option<u64>,
+        /// Of a prompt that does not fit: its tokens.
         #[serde(skip_serializing_if = "Option::is_none")]
         prompt_tokens: Option<u32>,
+        /// Of a prompt that does not fit: how many would.
         #[serde(skip_serializing_if = "Option::is_none")]
         context_window_size: Option<u32>,
+        /// The session that the frame named.
         #[serde(skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "schema", schemars(with = "Option<SessionId>"))]
         session_id: Option<&'a str>,
+        /// The frame's `id`, as it was.
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a RawValue>,
     },

@@ -10,6 +10,10 @@ mod replay;
 mod session;
 
 pub use data::SessionData;
+#[cfg(feature = "schema")]
+pub(crate) use frame::schema::{
+    EncryptedMessage, EncryptedSessionInit, Ping, PlainPrompt, PlainSessionInit, StreamCancel,
+};
 pub use frame::{
     ClientFrame, Echo, Inbound, NodeFrame, PlainRequest, RawInit, RawSealed, Refusal, Reply, SealedPayload,
     StreamEndReason, StringOrNumber, Usage, WirePayload,

@@ -18,8 +18,10 @@ const MAX_VERSION_LEN: usize = 16;
 
 /// The `e2ee` and `node` fields of a node's first frame, and all of `GET /v1/node`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Advertisement {
     /// The versions that this connection may speak.
+    #[cfg_attr(feature = "schema", schemars(length(max = MAX_VERSIONS), inner(regex(pattern = "^[!-+\\--~]{1,16}$"))))]
     pub e2ee: Vec<String>,
     /// Who the node says it is; absent where it speaks no encryption.
     #[serde(default, deserialize_with = "object_or_none", skip_serializing_if = "Option::is_none")]
@@ -28,16 +30,19 @@ pub struct Advertisement {
 
 /// Who a node says it is.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct NodeIdentity {
     /// Its identity.
     #[serde(with = "hex_address")]
+    #[cfg_attr(feature = "schema", schemars(with = "Address"))]
     pub address: Address,
     /// The chain of its EIP-712 domain.
     #[serde(deserialize_with = "integer")]
     pub chain_id: u64,
     /// The static key of handshakes on this connection.
     #[serde(with = "hex_key")]
+    #[cfg_attr(feature = "schema", schemars(with = "PublicKey"))]
     pub channel_key: PublicKey,
     /// The identity's word for it.
     #[serde(deserialize_with = "object")]

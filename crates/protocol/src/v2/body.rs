@@ -14,6 +14,7 @@ use crate::v1::Usage;
 
 /// What a client says of itself, and wants, in message 3.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Hello {
     /// Name and version.
     pub client: String,
@@ -30,9 +31,11 @@ pub struct Hello {
 
 /// A session that a client says is its own: granted only to the same static key.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Claim {
     /// The name of the session.
     #[serde(with = "hex_sid")]
+    #[cfg_attr(feature = "schema", schemars(with = "Sid"))]
     pub session: Sid,
     /// What came of its answers.
     pub received: Vec<Received>,
@@ -40,10 +43,13 @@ pub struct Claim {
 
 /// An answer, and the index of its last record that came.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::pair))]
 pub struct Received(pub u32, pub u32);
 
 /// What a client says when it resumes.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Resume {
     /// What came of its answers.
     pub received: Vec<Received>,
@@ -54,6 +60,7 @@ pub struct Resume {
 
 /// The node's first word: from here on the client takes the session as open.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Welcome {
     /// Name and version.
     pub node: String,
@@ -74,6 +81,7 @@ pub struct Welcome {
 
 /// The bounds of a session.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Limits {
     /// Most bytes of a request.
     #[serde(deserialize_with = "integer")]
@@ -93,6 +101,7 @@ pub struct Limits {
 
 /// A model that may be asked of.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ModelEntry {
     /// Its name in requests.
     pub id: String,
@@ -105,6 +114,7 @@ pub struct ModelEntry {
 
 /// The end of an answer.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct End {
     /// `stop`, `length`, `tool_calls` or `cancelled`.
     pub finish_reason: String,
@@ -122,6 +132,7 @@ fn is_zero(number: &usize) -> bool {
 
 /// Why there is no answer, or no more of it.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Fault {
     /// A word of docs/protocol.md, part 3.
     pub code: String,
@@ -143,6 +154,7 @@ pub struct Fault {
 
 /// Names the request that a cancel is about.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Cancel {
     /// The request.
     pub request: u32,
@@ -150,6 +162,7 @@ pub struct Cancel {
 
 /// What came of answers, so that the node need not keep it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Ack {
     /// Answers, each with the index of its last record that came.
     pub received: Vec<Received>,
@@ -157,6 +170,7 @@ pub struct Ack {
 
 /// Why a session ends.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Goodbye {
     /// A code, or a word for a person.
     #[serde(default, deserialize_with = "or_default")]

@@ -79,9 +79,11 @@ pub struct NodeChannelKey {
 
 /// A [`NodeChannelKey`] and its signature: JSON, every field needed, hex in lower case.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SignedChannelKey {
     #[serde(with = "hex_key")]
+    #[cfg_attr(feature = "schema", schemars(with = "PublicKey"))]
     public_key: PublicKey,
     #[serde(deserialize_with = "integer")]
     not_before: u64,
@@ -89,6 +91,7 @@ pub struct SignedChannelKey {
     not_after: u64,
     min_version: u16,
     #[serde(with = "hex_signature")]
+    #[cfg_attr(feature = "schema", schemars(with = "Signature"))]
     signature: Signature,
 }
 
@@ -336,15 +339,19 @@ pub struct NodeKeyRotation {
 
 /// A [`NodeKeyRotation`] and its signature.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SignedRotation {
     #[serde(with = "hex_address")]
+    #[cfg_attr(feature = "schema", schemars(with = "Address"))]
     from: Address,
     #[serde(with = "hex_address")]
+    #[cfg_attr(feature = "schema", schemars(with = "Address"))]
     to: Address,
     #[serde(deserialize_with = "integer")]
     not_before: u64,
     #[serde(with = "hex_signature")]
+    #[cfg_attr(feature = "schema", schemars(with = "Signature"))]
     signature: Signature,
 }
 

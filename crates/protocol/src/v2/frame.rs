@@ -39,7 +39,7 @@ impl Kind {
     const ALL: [(u8, Self); 6] =
         [(1, Self::M1), (2, Self::M2), (3, Self::M3), (4, Self::R1), (5, Self::R2), (6, Self::Record)];
 
-    pub(super) fn byte(self) -> u8 {
+    pub(crate) fn byte(self) -> u8 {
         Self::ALL.into_iter().find_map(|(byte, kind)| (kind == self).then_some(byte)).unwrap_or(0)
     }
 

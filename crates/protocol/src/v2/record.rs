@@ -74,6 +74,8 @@ impl Direction {
 
 /// How lengths are hidden.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Deserialize, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::any_word))]
 #[serde(rename_all = "lowercase")]
 pub enum Shape {
     /// Not at all: lengths and times are those of the tokens.
@@ -125,7 +127,7 @@ pub enum RecordType {
 }
 
 impl RecordType {
-    const ALL: [(u8, Self, Option<Direction>); 8] = [
+    pub(crate) const ALL: [(u8, Self, Option<Direction>); 8] = [
         (1, Self::Request, Some(Direction::ToNode)),
         (2, Self::Text, Some(Direction::ToClient)),
         (3, Self::Event, Some(Direction::ToClient)),
