@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 RUN = . scripts/env.sh &&
 
-.PHONY: help demo run test bootstrap page fetch-model model build check fmt defences vectors fuzz audit bench test-upstream test-ray
+.PHONY: help demo run test bootstrap page fetch-model model build check fmt defences vectors documents fuzz audit bench test-upstream test-ray
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -43,6 +43,10 @@ defences: bootstrap ## take each defence out in a copy and see its test fail
 
 vectors: ## write vectors/ anew; a difference is a change of the protocol
 	UPDATE_VECTORS=1 cargo test -p fabstir-protocol --test vectors
+
+documents: bootstrap ## write docs/openapi.json and docs/asyncapi.json anew from the types
+	@$(RUN) UPDATE_DOCS=1 cargo test -p fabstir-protocol --features schema --test schema
+	@$(RUN) UPDATE_DOCS=1 cargo test -p fabstir-llm-node --test openapi
 
 fuzz: bootstrap ## each fuzz target for FUZZ_SECONDS (60); running totals in fuzz/totals.json
 	@$(RUN) scripts/fuzz.sh

@@ -19,7 +19,7 @@ use crate::{
 mod asyncapi;
 mod layout;
 
-pub use asyncapi::asyncapi;
+pub use asyncapi::{asyncapi, client_frames};
 
 /// The largest integer that JavaScript holds exactly: protocol.md, part 2.
 const MOST: u64 = (1 << 53) - 1;

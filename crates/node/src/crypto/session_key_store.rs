@@ -79,13 +79,13 @@ impl From<NotRemembered> for OpenRefused {
 }
 
 /// What `/v1/metrics/session_keys` answers.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, schemars::JsonSchema, serde::Serialize)]
 pub struct SessionKeyMetrics {
     /// (connection, id) pairs with a live key.
     pub active_sessions: usize,
     /// Keys in memory, superseded keys of running answers included.
     pub total_keys_stored: usize,
-    /// What the store really holds for them.
+    /// What the store really holds for them, in bytes.
     pub memory_usage_estimate_bytes: usize,
     /// Keys that expired, since start.
     pub expired_keys_cleaned: u64,

@@ -5,29 +5,15 @@ use axum::{
     response::Response,
 };
 use fabstir_protocol::{Code, v1::Network};
-use serde::{Deserialize, Serialize};
 
-use super::{Shared, body, json, refusal, refusal_after};
+use super::{
+    Shared, body, json, refusal, refusal_after,
+    says::{CONTEXT, Challenge, Proof},
+};
 use crate::{config::ChallengeMode, metrics, server::Peer};
 
-/// What is signed is bound to this protocol by name.
-const CONTEXT: &str = "fabstir-node/1";
 /// A challenge is small; anything larger is not one.
 const MAX_BODY: usize = 4096;
-
-#[derive(Deserialize)]
-struct Challenge {
-    challenge: Option<String>,
-    context: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Proof {
-    signature: String,
-    recid: u8,
-    public_key: String,
-    address: String,
-}
 
 /// Signs a challenge, if its form is switched on.
 pub(super) async fn answer(State(shared): State<Shared>, request: Request) -> Response {
@@ -50,6 +36,10 @@ async fn sign(shared: &Shared, request: Request) -> Result<Proof, Response> {
         return Err(refusal_after(Code::RateLimited, Some(wait)));
     }
     let bytes = body(request.into_body(), MAX_BODY).await?;
+    // serde reads a struct from a list too.
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        return Err(refusal(Code::MalformedFrame));
+    }
     let asked: Challenge = serde_json::from_slice(&bytes).map_err(|_| refusal(Code::MalformedFrame))?;
     let hex = asked.challenge.ok_or_else(|| refusal(Code::MissingPayloadFields))?;
     let challenge = const_hex::decode(hex).map_err(|_| refusal(Code::InvalidHexEncoding))?;

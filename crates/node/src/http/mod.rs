@@ -1,15 +1,17 @@
 //! The HTTP surface. Every refusal is the same JSON frame that a WebSocket would carry.
 
 mod challenge;
+mod openapi;
+mod says;
 mod socket;
 mod status;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{error::Error as _, io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     body::{Body, Bytes},
-    http::{StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -46,6 +48,7 @@ pub(crate) fn router(node: Arc<Node>, metrics: PrometheusHandle, tasks: TaskTrac
         .route("/v1/metrics/session_keys", get(status::session_keys))
         .route("/metrics", get(status::prometheus))
         .route("/v1/auth/challenge", post(challenge::answer))
+        .route("/openapi.json", get(status::openapi))
         .fallback(async || refusal(Code::NotFound))
         .method_not_allowed_fallback(async || {
             (StatusCode::METHOD_NOT_ALLOWED, frame(Code::NotFound, None)).into_response()
@@ -61,7 +64,17 @@ fn refusal(code: Code) -> Response {
 fn refusal_after(code: Code, retry_after: Option<Duration>) -> Response {
     metrics::refused(code);
     let status = StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    (status, frame(code, retry_after)).into_response()
+    let mut response = (status, frame(code, retry_after)).into_response();
+    say_when(response.headers_mut(), retry_after);
+    response
+}
+
+/// In whole seconds, as HTTP has it.
+fn say_when(headers: &mut HeaderMap, retry_after: Option<Duration>) {
+    if let Some(wait) = retry_after {
+        let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1);
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
 }
 
 /// Answers a connection for which there is no room, whatever it asks.
@@ -105,10 +118,16 @@ fn json(value: &impl Serialize) -> Response {
     serde_json::to_string(value).map_or_else(|_| refusal(Code::InternalError), json_text)
 }
 
+/// Whether a body ended before its end, or in chunks that are none.
+fn is_broken(error: &axum::Error) -> bool {
+    std::iter::successors(error.source(), |&cause| cause.source()).any(|cause| cause.is::<hyper::Error>())
+}
+
 /// A body of at most `limit` bytes that arrives in time.
 async fn body(body: Body, limit: usize) -> Result<Bytes, Response> {
     match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, limit)).await {
         Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) if is_broken(&error) => Err(refusal(Code::MalformedFrame)),
         Ok(Err(_)) => Err(refusal(Code::RequestTooLarge)),
         Err(_) => Err(refusal(Code::SlowConsumer)),
     }

@@ -1,6 +1,6 @@
 //! `/v1/ws`: the upgrade to WebSocket, and the one-frame probe by POST.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State},
@@ -9,7 +9,7 @@ use axum::{
 };
 use fabstir_protocol::Code;
 
-use super::{Shared, body, json_text, refusal};
+use super::{Shared, body, json_text, refusal, say_when};
 use crate::{
     answer::Outgoing,
     connection::{self, Connection},
@@ -56,8 +56,9 @@ pub(super) async fn probe(State(shared): State<Shared>, request: Request) -> Res
     let reply = outgoing.try_recv();
     connection.end().await;
     match reply {
-        Ok(Outgoing::Frame(text)) => (status_of(&text), json_text(text)).into_response(),
-        Ok(Outgoing::Close(_) | Outgoing::Record(_)) | Err(_) => StatusCode::NO_CONTENT.into_response(),
+        Ok(Outgoing::Frame(text)) => respond(text),
+        // A frame alone is answered by a frame.
+        Ok(Outgoing::Close(_) | Outgoing::Record(_)) | Err(_) => refusal(Code::InternalError),
     }
 }
 
@@ -70,15 +71,21 @@ fn admit(shared: &Shared, headers: &HeaderMap) -> Result<(), Code> {
     Err(Code::OriginNotAllowed)
 }
 
-/// The status that goes with a frame: that of its code, if it is an error.
-fn status_of(frame: &str) -> StatusCode {
+/// A frame with the status and the headers that go with it: those of its code, if it is an error.
+fn respond(frame: String) -> Response {
     #[derive(serde::Deserialize)]
     struct Outcome {
         #[serde(rename = "type")]
         kind: String,
         code: Option<Code>,
+        retry_after_ms: Option<u64>,
     }
-    let outcome = serde_json::from_str::<Outcome>(frame).ok().filter(|outcome| outcome.kind == "error");
+    let outcome = serde_json::from_str::<Outcome>(&frame).ok().filter(|outcome| outcome.kind == "error");
+    let retry_after = outcome.as_ref().and_then(|outcome| outcome.retry_after_ms).map(Duration::from_millis);
     let code = outcome.and_then(|outcome| outcome.code);
-    code.and_then(|code| StatusCode::from_u16(code.http_status()).ok()).unwrap_or(StatusCode::OK)
+    let status =
+        code.and_then(|code| StatusCode::from_u16(code.http_status()).ok()).unwrap_or(StatusCode::OK);
+    let mut response = (status, json_text(frame)).into_response();
+    say_when(response.headers_mut(), retry_after);
+    response
 }

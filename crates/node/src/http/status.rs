@@ -6,15 +6,12 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use fabstir_protocol::v2::Advertisement;
-use serde::Serialize;
 
-use super::{Shared, json};
+use super::{
+    Shared, json, openapi,
+    says::{Health, Model, Models, Ready, Version},
+};
 use crate::{crypto::ChannelKeys, metrics};
-
-#[derive(Serialize)]
-struct Health {
-    status: &'static str,
-}
 
 /// `GET /health`: the process serves HTTP.
 pub(super) async fn health() -> Response {
@@ -23,13 +20,6 @@ pub(super) async fn health() -> Response {
 
 /// `GET /ready`: requests can be answered now.
 pub(super) async fn ready(State(shared): State<Shared>) -> Response {
-    #[derive(Serialize)]
-    struct Ready {
-        status: &'static str,
-        waiting: usize,
-        running: usize,
-        slots: usize,
-    }
     let engine = shared.node.engine.status();
     let (code, status) = if shared.node.draining.is_cancelled() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining")
@@ -38,26 +28,14 @@ pub(super) async fn ready(State(shared): State<Shared>) -> Response {
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "engine not ready")
     };
-    let body = Ready { status, waiting: engine.waiting, running: engine.running, slots: engine.slots };
+    // An engine without a bound names a number that JavaScript cannot hold.
+    let slots = u32::try_from(engine.slots).unwrap_or(u32::MAX);
+    let body = Ready { status, waiting: engine.waiting, running: engine.running, slots };
     (code, json(&body)).into_response()
 }
 
 /// `GET /v1/version`.
 pub(super) async fn version(State(shared): State<Shared>) -> Response {
-    #[derive(Serialize)]
-    struct Version<'a> {
-        name: &'a str,
-        version: &'a str,
-        protocols: &'a [u32],
-        engine: &'a str,
-        encryption: bool,
-        plaintext: bool,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        public_key: Option<String>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        address: Option<String>,
-        uptime_seconds: u64,
-    }
     let node = &shared.node;
     json(&Version {
         name: env!("CARGO_PKG_NAME"),
@@ -85,22 +63,6 @@ pub(super) async fn identity(State(shared): State<Shared>) -> Response {
 
 /// `GET /v1/models`, in OpenAI's form with the digest beside it.
 pub(super) async fn models(State(shared): State<Shared>) -> Response {
-    #[derive(Serialize)]
-    struct List<'a> {
-        object: &'a str,
-        data: Vec<Model<'a>>,
-    }
-    #[derive(Serialize)]
-    struct Model<'a> {
-        id: &'a str,
-        object: &'a str,
-        created: u64,
-        owned_by: &'a str,
-        context_window: u32,
-        engine: &'a str,
-        sha256: &'a str,
-        loaded: bool,
-    }
     let created = shared.node.clock.unix_at_start();
     let data = shared.node.engine.models().iter().map(|info| Model {
         id: &info.name,
@@ -112,7 +74,7 @@ pub(super) async fn models(State(shared): State<Shared>) -> Response {
         sha256: &info.digest,
         loaded: shared.node.engine.is_loaded(&info.name),
     });
-    json(&List { object: "list", data: data.collect() })
+    json(&Models { object: "list", data: data.collect() })
 }
 
 /// `GET /v1/metrics/session_keys`.
@@ -124,4 +86,9 @@ pub(super) async fn session_keys(State(shared): State<Shared>) -> Response {
 pub(super) async fn prometheus(State(shared): State<Shared>) -> Response {
     let page = metrics::render(&shared.node, &shared.metrics);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response()
+}
+
+/// `GET /openapi.json`.
+pub(super) async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], openapi::text()).into_response()
 }

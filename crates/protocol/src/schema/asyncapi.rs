@@ -80,7 +80,7 @@ fn text_message(kind: &str, schema: &Value) -> Value {
 }
 
 /// The frames of version 1 that a client sends, each under its `type`.
-fn client_frames(generator: &mut SchemaGenerator) -> Map<String, Value> {
+pub fn client_frames(generator: &mut SchemaGenerator) -> Map<String, Value> {
     let all = [
         ("encrypted_session_init", EncryptedSessionInit::json_schema(generator)),
         ("encrypted_message", EncryptedMessage::json_schema(generator)),
