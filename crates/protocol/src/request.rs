@@ -7,7 +7,7 @@
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, value::RawValue};
 
-use crate::{error::RequestError, seal::Words};
+use crate::{error::RequestError, seal::Words, v2::json::AnObject};
 
 #[cfg(feature = "schema")]
 pub(crate) mod schema;
@@ -42,7 +42,7 @@ impl Operation {
         }
         const INVALID: RequestError = RequestError::Invalid("the request");
         let text = std::str::from_utf8(json).map_err(|_| RequestError::Utf8)?;
-        let Wire { op, body } = serde_json::from_str(text).map_err(|_| INVALID)?;
+        let AnObject(Wire { op, body }) = serde_json::from_str(text).map_err(|_| INVALID)?;
         let body = body.map_or("{}", RawValue::get);
         match op.as_str() {
             "chat" => PromptRequest::read_as(Op::Chat, body).map(Self::Chat),

@@ -219,6 +219,7 @@ fn every_sealed_body_of_version_2_meets_its_schema() {
 
 /// Requests, each with what makes it sound or not.
 fn requests() -> Vec<Value> {
+    let offered = json!([{ "type": "function", "function": { "name": "f" } }]);
     let said = json!([{ "role": "user", "content": "Hi" }]);
     vec![
         json!({ "op": "chat", "body": { "messages": said } }),
@@ -240,12 +241,18 @@ fn requests() -> Vec<Value> {
         json!({ "op": "images", "body": {} }),
         json!({ "body": { "messages": said } }),
         json!("chat"),
+        json!({ "op": "chat", "body": { "messages": said, "tools": offered, "tool_choice": { "function": { "name": "f" } } } }),
+        json!({ "op": "chat", "body": { "messages": said, "tools": offered, "tool_choice": { "function": ["f"] } } }),
+        json!({ "op": "chat", "body": { "messages": said, "tools": offered, "tool_choice": [{ "name": "f" }] } }),
+        json!(["models", null]),
+        json!(["chat", { "prompt": "Hi" }]),
     ]
 }
 
 /// Fields of a conversation, each with a value that is sound and one that is not.
 fn fields() -> impl IntoIterator<Item = (&'static str, Value, Value)> {
     let tool = |kind: &str, name: &str| json!([{ "type": kind, "function": { "name": name } }]);
+    let called = |function: Value| json!([{ "role": "assistant", "tool_calls": [{ "id": "c", "function": function }] }]);
     [
         ("temperature", json!(2), json!(2.1)),
         ("top_p", json!(0.5), json!(-0.1)),
@@ -278,6 +285,20 @@ fn fields() -> impl IntoIterator<Item = (&'static str, Value, Value)> {
             json!([{ "role": "user", "content": [{ "type": "image_url" }] }]),
         ),
         ("model", json!("a-model"), json!(1)),
+        // Objects are objects, and no lists of their fields.
+        ("messages", json!([{ "role": "user" }]), json!([["user", "Hi", null, null]])),
+        (
+            "messages",
+            json!([{ "role": "user", "content": [] }]),
+            json!([{ "role": "user", "content": [["text", "Hi"]] }]),
+        ),
+        ("messages", called(json!({ "name": "f", "arguments": "{}" })), called(json!(["f", "{}"]))),
+        ("tools", tool("function", "f"), json!([["function", { "name": "f" }]])),
+        ("tools", tool("function", "g"), json!([{ "type": "function", "function": ["g", null] }])),
+        ("response_format", json!({ "type": "text" }), json!(["json_object", null])),
+        ("response_format", json!({ "type": "text" }), json!({ "type": "json_schema", "json_schema": [{}] })),
+        ("stream_options", json!({ "include_usage": true }), json!([true])),
+        ("tool_choice", json!("auto"), json!([{ "name": "f" }])),
         ("what_nobody_knows", json!([1]), Value::Null),
     ]
 }

@@ -137,3 +137,18 @@ fn what_nobody_knows_is_passed_on() {
         r#"{"reasoning_effort":"low"}"#
     );
 }
+
+#[test]
+fn a_list_of_an_objects_values_is_not_the_object() {
+    for request in [
+        r#"["models",null]"#,
+        r#"["chat",{"prompt":"Hi"}]"#,
+        r#"{"op":"chat","body":{"messages":[["user","Hi",null,null]]}}"#,
+        r#"{"op":"chat","body":{"messages":[{"role":"user","content":[["text","Hi"]]}]}}"#,
+        r#"{"op":"chat","body":{"messages":[{"role":"user","content":"Hi"}],"tools":[["function",{"name":"f"}]]}}"#,
+        r#"{"op":"chat","body":{"prompt":"Hi","response_format":["json_object",null]}}"#,
+        r#"{"op":"chat","body":{"prompt":"Hi","stream_options":[true]}}"#,
+    ] {
+        assert!(Operation::read(request.as_bytes()).is_err(), "{request}");
+    }
+}

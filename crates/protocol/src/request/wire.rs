@@ -6,7 +6,7 @@ use super::{
     CallField, FunctionField, PromptRequest, RequestMessage, RequestPrompt, ResponseFormat, SamplingFields,
     ToolChoiceField, ToolFields,
 };
-use crate::{error::RequestError, seal::Words};
+use crate::{error::RequestError, seal::Words, v2::json::AnObject};
 
 mod fields;
 
@@ -231,7 +231,7 @@ impl FunctionField {
     fn read(definition: Value) -> Result<Self, RequestError> {
         const INVALID: RequestError = RequestError::Invalid("tools");
         let json = Words::from(definition.to_string());
-        let tool: WireTool = serde_json::from_value(definition).map_err(|_| INVALID)?;
+        let AnObject(tool): AnObject<WireTool> = serde_json::from_value(definition).map_err(|_| INVALID)?;
         if tool.kind != "function" {
             return Err(RequestError::Unsupported("a tool that is not a function"));
         }

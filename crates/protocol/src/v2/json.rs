@@ -11,12 +11,12 @@ use serde::{
 pub(super) const MOST: u64 = (1 << 53) - 1;
 
 /// Reads an object. Serde's own readers take a list of the fields' values for one too.
-pub(super) fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+pub(crate) fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
     from.deserialize_map(Object(std::marker::PhantomData))
 }
 
 /// The same where `null` and nothing are none.
-pub(super) fn object_or_none<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+pub(crate) fn object_or_none<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     from: D,
 ) -> Result<Option<T>, D::Error> {
     Option::<AnObject<T>>::deserialize(from).map(|object| object.map(|AnObject(value)| value))
@@ -46,8 +46,22 @@ pub(crate) fn or_default<'de, T: Deserialize<'de> + Default, D: Deserializer<'de
     Option::deserialize(from).map(Option::unwrap_or_default)
 }
 
+/// The same of a list of objects.
+pub(crate) fn objects_or_none<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<Vec<T>>, D::Error> {
+    Option::<Vec<AnObject<T>>>::deserialize(from).map(|list| list.map(AnObject::values))
+}
+
 /// A value that is read from an object.
-pub(super) struct AnObject<T>(pub(super) T);
+pub(crate) struct AnObject<T>(pub(crate) T);
+
+impl<T> AnObject<T> {
+    /// What is in them.
+    pub(crate) fn values(list: Vec<Self>) -> Vec<T> {
+        list.into_iter().map(|Self(value)| value).collect()
+    }
+}
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for AnObject<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {

@@ -16,7 +16,7 @@ mod certificate;
 mod eip712;
 mod frame;
 mod handshake;
-mod json;
+pub(crate) mod json;
 mod kem;
 mod noise;
 mod record;

@@ -9,6 +9,7 @@ use serde::{
 use serde_json::{Map, Value};
 
 use super::super::{EmbeddingEncoding, Role};
+use crate::v2::json::{AnObject, object, object_or_none, objects_or_none};
 
 /// What is asked: the body of OpenAI's chat completions, completions or embeddings. Fields that nobody knows are passed
 /// on to engines that may know them.
@@ -22,6 +23,7 @@ pub(in crate::request) struct WireRequest {
     #[serde(alias = "input")]
     pub(super) prompt: Option<OneOrMany>,
     /// A whole conversation, of which the node keeps nothing.
+    #[serde(default, deserialize_with = "objects_or_none")]
     pub(super) messages: Option<Vec<WireMessage>>,
     /// Which of the node's models is asked; absent, the first.
     pub(super) model: Option<String>,
@@ -65,6 +67,7 @@ pub(in crate::request) struct WireRequest {
     #[cfg_attr(feature = "schema", schemars(range(max = 20)))]
     pub(super) top_logprobs: Option<u8>,
     /// What the answer has to look like.
+    #[serde(default, deserialize_with = "object_or_none")]
     pub(super) response_format: Option<WireFormat>,
     /// Functions that the model may ask to be called.
     #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<WireTool>>", length(max = 128)))]
@@ -79,7 +82,7 @@ pub(in crate::request) struct WireRequest {
     #[serde(rename = "stream")]
     pub(super) _stream: Option<bool>,
     /// Changes nothing: the usage is always told.
-    #[serde(rename = "stream_options")]
+    #[serde(default, rename = "stream_options", deserialize_with = "object_or_none")]
     pub(super) _stream_options: Option<StreamOptions>,
     /// One answer is given.
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1)))]
@@ -178,6 +181,7 @@ pub(super) enum WireFormat {
     /// JSON that meets a schema.
     JsonSchema {
         /// The schema, and its name.
+        #[serde(deserialize_with = "object")]
         json_schema: NamedSchema,
     },
 }
@@ -200,6 +204,7 @@ pub(super) enum WireChoice {
     /// This one must.
     Named {
         /// Which.
+        #[serde(deserialize_with = "object")]
         function: FunctionName,
     },
 }
@@ -234,6 +239,7 @@ pub(super) struct WireTool {
     #[cfg_attr(feature = "schema", schemars(extend("const" = "function")))]
     pub(super) kind: String,
     /// The function.
+    #[serde(deserialize_with = "object")]
     pub(super) function: WireFunction,
 }
 
@@ -256,6 +262,7 @@ pub(super) struct WireCall {
     #[cfg_attr(feature = "schema", schemars(length(max = 64)))]
     pub(super) id: String,
     /// Which function, and with what.
+    #[serde(deserialize_with = "object")]
     pub(super) function: CalledFunction,
 }
 
@@ -278,7 +285,7 @@ pub(super) struct WireMessage {
     /// What is said.
     pub(super) content: Option<Content>,
     /// What the model asked to be called in this turn.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "objects_or_none")]
     pub(super) tool_calls: Option<Vec<WireCall>>,
     /// Of a function's result: the call that it answers.
     #[cfg_attr(feature = "schema", schemars(length(max = 64)))]
@@ -296,7 +303,7 @@ pub(super) enum Content {
 
 impl<'de> Deserialize<'de> for Content {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TextOr(Self::Text, Self::Parts))
+        deserializer.deserialize_any(TextOr(Self::Text, |parts| Self::Parts(AnObject::values(parts))))
     }
 }
 
