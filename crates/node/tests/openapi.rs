@@ -5,8 +5,9 @@
 mod support;
 
 use fabstir_protocol::v1::Dialect;
+use futures_util::StreamExt as _;
 use serde_json::{Value, json};
-use support::{TestNode, echo, init, wallet};
+use support::{TestNode, echo, init, rng, wallet};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -214,4 +215,37 @@ async fn every_example_meets_its_schema_and_every_reference_leads_somewhere() {
         open.extend(value.as_object().into_iter().flat_map(|fields| fields.values()));
     }
     assert!(examples > 50 && references > 50, "{examples} examples, {references} references");
+}
+
+/// The same for the other document: what a session's socket says, frame by frame.
+#[tokio::test]
+async fn every_frame_of_a_session_is_one_that_the_document_of_the_socket_has() {
+    let node = TestNode::start(echo()).await;
+    let document = fabstir_protocol::schema::asyncapi();
+    let meet = |frame: &Value| {
+        let kind = frame["type"].as_str().unwrap();
+        let schema = json!({ "$ref": format!("#/components/schemas/{kind}") });
+        assert_eq!(faults(&document, &schema, frame), Vec::<String>::new(), "{frame}");
+        kind.to_owned()
+    };
+    let (mut socket, _) =
+        tokio_tungstenite::connect_async(format!("ws://{}/v1/ws", node.address)).await.unwrap();
+    let greeting = socket.next().await.unwrap().unwrap().into_text().unwrap();
+    assert_eq!(meet(&serde_json::from_str(&greeting).unwrap()), "connected");
+    let mut peer = node.connect().await;
+    let mut opened = peer.open("42").await;
+    assert_eq!(meet(&opened.ack), "session_init_ack");
+    peer.send(opened.session.message(b"one two", &mut rng()).unwrap()).await;
+    let mut kinds = std::collections::BTreeSet::new();
+    while !kinds.contains("stream_end") {
+        kinds.insert(meet(&peer.receive().await));
+    }
+    for frame in [r#"{"type":"ping"}"#, r#"{"type":"encrypted_message","session_id":"43","id":[1]}"#] {
+        peer.send(frame.to_owned()).await;
+        kinds.insert(meet(&peer.receive().await));
+    }
+    assert!(
+        kinds.iter().eq(["encrypted_chunk", "encrypted_response", "error", "pong", "stream_end"]),
+        "{kinds:?}"
+    );
 }

@@ -1,6 +1,6 @@
 //! `GET /openapi.json`: this surface in OpenAPI 3.1, out of the types that answer. docs/openapi.json is the same.
 
-use std::{borrow::Cow, sync::LazyLock};
+use std::sync::LazyLock;
 
 use fabstir_protocol::{
     Code,
@@ -145,14 +145,13 @@ fn refusal(codes: &[&Code]) -> Value {
     })
 }
 
-/// Two responses under one status.
+/// Two responses in JSON under one status.
 fn either(said: Value, refused: Value) -> Value {
     const SCHEMA: &str = "/content/application~1json/schema";
     const EXAMPLES: &str = "/content/application~1json/examples";
     let text =
         |response: &Value| response.get("description").and_then(Value::as_str).unwrap_or_default().to_owned();
     let (Some(one), Some(other)) = (said.pointer(SCHEMA), refused.pointer(SCHEMA)) else { return said };
-    // No frame for each text that has other content: it stands beside it.
     let mut both = refused.clone();
     let schema = json!({ "anyOf": [one, other] });
     let description = format!("{} Or {}", text(&said), text(&refused));
@@ -178,5 +177,5 @@ fn named<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
 
 /// What a challenge looks like.
 fn challenge_example() -> Value {
-    json!({ "challenge": "ab".repeat(32), "context": Cow::Borrowed(CONTEXT) })
+    json!({ "challenge": "ab".repeat(32), "context": CONTEXT })
 }

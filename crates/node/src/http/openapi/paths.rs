@@ -30,15 +30,14 @@ pub(super) fn all(said: &mut SchemaGenerator, asked: &mut SchemaGenerator) -> Va
 }
 
 fn upgrade() -> Value {
-    let text = |form: Value| form;
     let advice = json!({
-        "Upgrade": header("What to ask for.", &text(json!({ "const": "websocket" }))),
-        "Sec-WebSocket-Version": header("Its version.", &text(json!({ "const": "13" }))),
+        "Upgrade": header("What to ask for.", &json!({ "const": "websocket" })),
+        "Sec-WebSocket-Version": header("Its version.", &json!({ "const": "13" })),
     });
     let switched = json!({
-        "Upgrade": header("A WebSocket.", &text(json!({ "const": "websocket" }))),
-        "Connection": header("As RFC 6455 has it.", &text(json!({ "type": "string" }))),
-        "Sec-WebSocket-Accept": header("As RFC 6455 has it.", &text(json!({ "type": "string" }))),
+        "Upgrade": header("A WebSocket.", &json!({ "const": "websocket" })),
+        "Connection": header("As RFC 6455 has it.", &json!({ "type": "string" })),
+        "Sec-WebSocket-Accept": header("As RFC 6455 has it.", &json!({ "type": "string" })),
     });
     let line = json!({ "text/plain": { "schema": { "type": "string" }, "example": "GET /v1/ws is a WebSocket of RFC 6455\n" } });
     Operation::new(
