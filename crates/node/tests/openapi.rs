@@ -106,9 +106,9 @@ async fn the_document_is_what_the_types_give() {
 async fn every_route_is_in_the_document_and_other_methods_are_refused_with_allow() {
     let node = TestNode::start(echo()).await;
     let document = document(&node).await;
-    let source = include_str!("../src/http/mod.rs");
+    let sources = concat!(include_str!("../src/http/mod.rs"), include_str!("../../page/src/lib.rs"));
     let mut routes: Vec<_> =
-        source.split(".route(\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+        sources.split(".route(\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
     let mut documented: Vec<_> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
     routes.sort_unstable();
     documented.sort_unstable();

@@ -80,6 +80,15 @@ pub(crate) fn meanings(schema: &mut Schema) {
     schema.insert("oneOf".to_owned(), Code::ALL.iter().map(explained).collect());
 }
 
+/// For a field where `null` is as good as nothing.
+pub(crate) fn or_null(schema: &mut Schema) {
+    if let Some(reference) = schema.remove("$ref") {
+        schema.insert("anyOf".to_owned(), json!([{ "$ref": reference }, { "type": "null" }]));
+    } else if let Some(Value::String(kind)) = schema.remove("type") {
+        schema.insert("type".to_owned(), json!([kind, "null"]));
+    }
+}
+
 /// A list of two of the same: said in the words that both drafts know.
 pub(crate) fn pair(schema: &mut Schema) {
     let first = schema.remove("prefixItems").and_then(|items| items.get(0).cloned());

@@ -320,6 +320,28 @@ fn the_schema_of_a_request_and_its_reader_agree() {
 }
 
 #[test]
+fn null_is_as_good_as_nothing_to_the_schemas_and_to_the_readers() {
+    use fabstir_protocol::v2::{End, Goodbye, Hello, ModelEntry, Resume, decode};
+    let usage = json!({
+        "prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2, "context_window_size": 3,
+        "prompt_tokens_details": null, "model_sha256": null, "estimated": null,
+    });
+    let hello = json!({ "client": "c", "shape": null, "ticket": null, "claim": null });
+    let end = json!({ "finish_reason": "stop", "usage": usage, "dropped_messages": null });
+    let model = json!({ "id": "m", "sha256": null, "context_window": 1 });
+    let (resume, goodbye) = (json!({ "received": [[1, 2]], "shape": null }), json!({ "reason": null }));
+    assert!(decode::<Hello>(hello.to_string().as_bytes()).is_ok() && Schema::of("Hello").takes(&hello));
+    assert!(decode::<End>(end.to_string().as_bytes()).is_ok() && Schema::of("End").takes(&end));
+    assert!(
+        decode::<ModelEntry>(model.to_string().as_bytes()).is_ok() && Schema::of("ModelEntry").takes(&model)
+    );
+    assert!(decode::<Resume>(resume.to_string().as_bytes()).is_ok() && Schema::of("Resume").takes(&resume));
+    assert!(
+        decode::<Goodbye>(goodbye.to_string().as_bytes()).is_ok() && Schema::of("Goodbye").takes(&goodbye)
+    );
+}
+
+#[test]
 fn pieces_of_an_answer_meet_their_schemas() {
     use fabstir_protocol::{
         choice::{Call, Choice, Delta, TokenProbability, embedding},

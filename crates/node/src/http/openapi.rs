@@ -55,6 +55,7 @@ fn document() -> Value {
         "tags": [
             { "name": "node", "description": "What the node is and how it does." },
             { "name": "sessions", "description": "The way in." },
+            { "name": "page", "description": "The chat page. Its script is held in by a Content-Security-Policy." },
         ],
         "security": [],
         "paths": paths,

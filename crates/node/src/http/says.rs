@@ -53,6 +53,17 @@ pub(super) struct Version<'a> {
     pub(super) uptime_seconds: u64,
 }
 
+/// What the chat page is told of who serves it; fabstir-page writes it.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "describes what is written elsewhere")]
+pub(super) struct Page {
+    /// `node`.
+    #[schemars(extend("const" = "node"))]
+    served_by: String,
+    /// The node's address, where it has one.
+    node: Option<Address>,
+}
+
 /// The models that may be asked of, in OpenAI's form.
 #[derive(JsonSchema, Serialize)]
 pub(super) struct Models<'a> {

@@ -334,12 +334,14 @@ pub struct Usage {
     pub context_window_size: u32,
     /// What the prompt's tokens were.
     #[serde(default, deserialize_with = "or_default")]
+    #[cfg_attr(feature = "schema", schemars(transform = crate::schema::or_null))]
     pub prompt_tokens_details: PromptTokensDetails,
     /// SHA-256 of the weights that answered, hex, where the node knows them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_sha256: Option<String>,
     /// Whether the counts are a guess, for want of better ones.
     #[serde(default, deserialize_with = "or_default", skip_serializing_if = "std::ops::Not::not")]
+    #[cfg_attr(feature = "schema", schemars(transform = crate::schema::or_null))]
     pub estimated: bool,
 }
 
@@ -349,6 +351,7 @@ pub struct Usage {
 pub struct PromptTokensDetails {
     /// How many of them did not have to be computed, because an earlier request had them.
     #[serde(default, deserialize_with = "or_default")]
+    #[cfg_attr(feature = "schema", schemars(transform = crate::schema::or_null))]
     pub cached_tokens: u32,
 }
 

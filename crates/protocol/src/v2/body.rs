@@ -20,9 +20,11 @@ pub struct Hello {
     pub client: String,
     /// How lengths are to be hidden.
     #[serde(default, deserialize_with = "or_default")]
+    #[cfg_attr(feature = "schema", schemars(transform = crate::schema::or_null))]
     pub shape: Shape,
     /// Whether it wants to resume.
     #[serde(default, deserialize_with = "or_default")]
+    #[cfg_attr(feature = "schema", schemars(transform = crate::schema::or_null))]
     pub ticket: bool,
     /// A session whose ticket was lost with an unfinished resumption.
     #[serde(default, deserialize_with = "object_or_none", skip_serializing_if = "Option::is_none")]
@@ -55,6 +57,7 @@ pub struct Resume {
     pub received: Vec<Received>,
     /// How lengths are to be hidden.
     #[serde(default, deserialize_with = "or_default")]
+    #[cfg_attr(feature = "schema", schemars(transform = crate::schema::or_null))]
     pub shape: Shape,
 }
 
@@ -107,6 +110,7 @@ pub struct ModelEntry {
     pub id: String,
     /// The digest of its file; absent where the node does not know.
     #[serde(default, deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(transform = crate::schema::or_null))]
     pub sha256: String,
     /// Tokens of prompt and answer together.
     pub context_window: u32,
@@ -122,6 +126,7 @@ pub struct End {
     pub usage: Usage,
     /// Messages of the conversation that did not fit.
     #[serde(default, deserialize_with = "or_default", skip_serializing_if = "is_zero")]
+    #[cfg_attr(feature = "schema", schemars(transform = crate::schema::or_null))]
     pub dropped_messages: usize,
 }
 
@@ -174,6 +179,7 @@ pub struct Ack {
 pub struct Goodbye {
     /// A code, or a word for a person.
     #[serde(default, deserialize_with = "or_default")]
+    #[cfg_attr(feature = "schema", schemars(transform = crate::schema::or_null))]
     pub reason: String,
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Operation, challenge_example, header, named};
 use crate::{
     crypto::SessionKeyMetrics,
-    http::says::{Challenge, Health, Models, Proof, Ready, Version},
+    http::says::{Challenge, Health, Models, Page, Proof, Ready, Version},
 };
 
 const ADDRESS: &str = "0x7e5f4552091a69125d5dfcb7b8c2659029395bdf";
@@ -15,6 +15,8 @@ const PUBLIC_KEY: &str = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2
 
 /// Every path with its methods.
 pub(super) fn all(said: &mut SchemaGenerator, asked: &mut SchemaGenerator) -> Value {
+    let text = json!({ "schema": { "type": "string" } });
+    let about = json!({ "schema": named::<Page>(said), "example": { "served_by": "node", "node": ADDRESS } });
     json!({
         "/v1/ws": { "get": upgrade(), "post": probe() },
         "/health": { "get": health(said) },
@@ -26,6 +28,11 @@ pub(super) fn all(said: &mut SchemaGenerator, asked: &mut SchemaGenerator) -> Va
         "/metrics": { "get": metrics() },
         "/v1/auth/challenge": { "post": challenge(said, asked) },
         "/openapi.json": { "get": openapi() },
+        "/": { "get": page("page", "The chat page", "text/html", &text) },
+        "/app.js": { "get": page("pageScript", "Its script", "text/javascript", &text) },
+        "/style.css": { "get": page("pageStyle", "Its style", "text/css", &text) },
+        "/icon.svg": { "get": page("pageIcon", "Its icon", "image/svg+xml", &text) },
+        "/page.json": { "get": page("pageData", "Who serves it", "application/json", &about) },
     })
 }
 
@@ -218,6 +225,22 @@ fn challenge(said: &mut SchemaGenerator, asked: &mut SchemaGenerator) -> Value {
     .says(200, "The proof.", &named::<Proof>(said), &proof)
     .refuses(CODES)
     .done()
+}
+
+/// A file of the chat page; in a binary that was built without one, nothing is in it.
+fn page(id: &str, summary: &str, media: &str, content: &Value) -> Value {
+    let headers = json!({
+        "Cache-Control": header("A binary of another day has another.", &json!({ "const": "no-cache" })),
+        "Content-Security-Policy": header("What it may load.", &json!({ "type": "string" })),
+        "X-Content-Type-Options": header("As `Content-Type` says.", &json!({ "const": "nosniff" })),
+    });
+    Operation::new(id, "page", summary, "Part of the chat page of web/.")
+        .answers(
+            200,
+            json!({ "description": "The file.", "headers": headers, "content": { media: content } }),
+        )
+        .refuses(&[])
+        .done()
 }
 
 fn openapi() -> Value {
