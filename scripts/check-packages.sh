@@ -24,8 +24,8 @@ done
 # --allow-dirty: this also runs before a commit.
 cargo package --locked --allow-dirty --package fabstir-protocol --package fabstir-client 2>"$log" \
     || { cat "$log" >&2; fail "a package does not build by itself"; }
-# Tests stay behind, which cargo tells one by one; any other warning is a fault, such as one of missing metadata.
-if grep '^warning' "$log" | grep -vE '^warning: ignoring (test|benchmark) ' >&2; then fail "cargo warns of a package"; fi
+# Tests and examples stay behind, which cargo tells one by one; any other warning is a fault, such as one of missing metadata.
+if grep '^warning' "$log" | grep -vE '^warning: ignoring (test|benchmark|example) ' >&2; then fail "cargo warns of a package"; fi
 for package in "${packages[@]}"; do
     grep -q "Verifying $package " "$log" || fail "$package was not verified"
 done
