@@ -37,6 +37,8 @@ stage "build" cargo test --workspace --locked --no-run
 stage "the specification's test command" cargo test --locked --test security_tests test_replay_attack_prevented -- --exact
 stage "demo" scripts/demo.sh
 stage "other people's clients" scripts/test-proxy.sh
+stage "OpenAPI, by Schemathesis" scripts/test-openapi.sh
+stage "packages" scripts/check-packages.sh
 stage "TypeScript, form" npm --prefix sdk/typescript run --silent check
 # Against the binaries that are built by now.
 stage "TypeScript, tests" npm --prefix sdk/typescript run --silent test
