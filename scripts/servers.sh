@@ -25,15 +25,22 @@ until_answers() {
     return 1
 }
 
+# Waits until what a process writes has the pattern in it: until_says PID LOG PATTERN.
+until_says() {
+    for _ in $(seq 600); do
+        grep -qs -- "$3" "$2" && return
+        kill -0 "$1" 2>/dev/null || { cat "$2" >&2; return 1; }
+        sleep 0.1
+    done
+    cat "$2" >&2
+    return 1
+}
+
 # Starts a node with the settings given as NAME=value; sets $address and $node_key.
 start_node() {
     env HOST_PRIVATE_KEY="0x$(openssl rand -hex 32)" LISTEN_ADDR=127.0.0.1:0 "$@" "$bin/fabstir-llm-node" >"$work/node.log" 2>&1 &
     started+=($!)
-    for _ in $(seq 600); do
-        grep -qs ' listening' "$work/node.log" && break
-        kill -0 "${started[-1]}" 2>/dev/null || { cat "$work/node.log" >&2; return 1; }
-        sleep 0.1
-    done
+    until_says "${started[-1]}" "$work/node.log" ' listening'
     address=$(sed -nE 's/.* listening address=([0-9.:]+).*/\1/p' "$work/node.log" | head -1)
     node_key=$(sed -nE 's/.*public_key=([0-9a-f]{66}).*/\1/p' "$work/node.log" | head -1)
     "$bin/fabstir" keys new --out "$work/client.key" >/dev/null

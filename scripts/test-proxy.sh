@@ -20,11 +20,7 @@ model=$(scripts/fetch-model.sh)
 start_node MODEL_PATH="$model" LOG_FORMAT=text
 "$bin/fabstir" proxy --anonymous --listen 127.0.0.1:0 --node "ws://$address/v1/ws" --node-key "$node_key" >"$work/proxy.log" 2>&1 &
 started+=($!)
-for _ in $(seq 100); do
-    grep -q '^http' "$work/proxy.log" && break
-    kill -0 "${started[-1]}" 2>/dev/null || { cat "$work/proxy.log" >&2; exit 1; }
-    sleep 0.1
-done
+until_says "${started[-1]}" "$work/proxy.log" '^http'
 place=$(sed -nE 's/^http:\/\/(.*)\/v1$/\1/p' "$work/proxy.log")
 
 # As a user does it, but for the port, which is a free one here.
