@@ -6,6 +6,7 @@ import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { PrivateKey, PublicKey, SessionDelegation } from '@fabstir/sdk';
 import type { Browser, BrowserContext, Page } from 'playwright-core';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { TestNode, Wire } from '../../sdk/typescript/test/testnode.js';
@@ -170,10 +171,51 @@ test('conversations are several, and kept only on request, sealed', async () => 
   expect(await page.evaluate(() => localStorage.length)).toBe(0);
 });
 
-test('a browser wallet signs once and is who asks', async () => {
+/** A browser wallet over a key that lies outside of the page. */
+async function walletOf(context: BrowserContext, key: PrivateKey, asked: string[]): Promise<void> {
+  await context.exposeFunction('wallet', (method: string, params: string[] = []) => {
+    asked.push(method);
+    if (method === 'eth_requestAccounts') return [key.address()];
+    const { message } = JSON.parse(params[1] ?? '');
+    const delegateKey = PublicKey.read(Buffer.from(message.delegateKey.slice(2), 'hex'));
+    const delegation = new SessionDelegation({
+      ...message,
+      wallet: key.address(),
+      node: message.node.toLowerCase(),
+      delegateKey,
+    });
+    return `0x${Buffer.from(delegation.sign(key).signature).toString('hex')}`;
+  });
+  await context.addInitScript(() => {
+    const { wallet } = window as unknown as {
+      wallet: (method: string, params?: unknown[]) => Promise<unknown>;
+    };
+    (window as { ethereum?: unknown }).ethereum = {
+      request: ({ method, params }: { method: string; params?: unknown[] }) => wallet(method, params),
+    };
+  });
+}
+
+test('a browser wallet signs once, and lets its owner in where nobody else is', async () => {
+  const key = PrivateKey.random();
+  const asked: string[] = [];
+  await walletOf(context, key, asked);
+  const strict = await TestNode.start({ ENGINE: 'echo', ALLOWED_CLIENTS: key.address() });
+  const { page } = await visit(context, `http://127.0.0.1:${strict.port}/`);
+  await page.getByRole('alert').getByText('connect a wallet').waitFor();
+  await page.locator('.status').click();
+  await page.getByRole('button', { name: 'Ask in the name of your browser wallet' }).click();
+  await open(page);
+  await page.getByText('in the name of your browser wallet').waitFor();
+  await ask(page, 'for my wallet');
+  expect(await answered(page)).toContain('for my wallet');
+  expect(asked).toEqual(['eth_requestAccounts', 'eth_signTypedData_v4']);
+  await strict.stop();
+});
+
+test('a wallet that says no is an answer like another', async () => {
   const { page } = await visit(context, here);
   await open(page);
-  // The browser's own page has no wallet; one of EIP-1193 that refuses shows the way of its answer.
   await page.evaluate(() => {
     (window as { ethereum?: unknown }).ethereum = {
       request: async ({ method }: { method: string }) => {
