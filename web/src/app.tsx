@@ -66,11 +66,12 @@ export function App({ talk }: { talk: Talk }) {
           </button>
         </header>
         <main>
-          {state.problem ? (
-            <Refusal talk={talk} />
-          ) : (
-            <Messages talk={talk} conversation={talk.conversation} />
-          )}
+          <div class={state.problem && talk.conversation.messages.length > 0 ? 'both' : 'one'}>
+            {state.problem && <Refusal talk={talk} />}
+            {(!state.problem || talk.conversation.messages.length > 0) && (
+              <Messages talk={talk} conversation={talk.conversation} />
+            )}
+          </div>
           <Composer talk={talk} />
         </main>
       </div>
@@ -110,7 +111,7 @@ function Status({ talk, open, toggle }: { talk: Talk; open: boolean; toggle: () 
 }
 
 function Refusal({ talk }: { talk: Talk }) {
-  const { problem } = talk.store.state;
+  const { problem, phase } = talk.store.state;
   if (!problem) return null;
   return (
     <section class="refusal" role="alert">
@@ -129,6 +130,11 @@ function Refusal({ talk }: { talk: Talk }) {
         {problem.mayRetry && (
           <button type="button" class="primary" onClick={() => talk.connect()}>
             Try again
+          </button>
+        )}
+        {phase === 'open' && (
+          <button type="button" onClick={() => talk.dismiss()}>
+            Go on as before
           </button>
         )}
         {problem.shown && (

@@ -101,7 +101,7 @@ export function Identity({ talk, close }: { talk: Talk; close: () => void }) {
 }
 
 function Wallets({ talk }: { talk: Talk }) {
-  const { wallet } = talk.store.state;
+  const { wallet, asking } = talk.store.state;
   const [found] = useState(wallets);
   if (wallet) {
     return (
@@ -110,6 +110,7 @@ function Wallets({ talk }: { talk: Talk }) {
       </button>
     );
   }
+  if (asking) return <p>Waiting for {asking} to sign. Until then you go on as before.</p>;
   if (found.length === 0) return null;
   return (
     <p>

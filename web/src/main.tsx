@@ -9,3 +9,8 @@ const talk = new Talk();
 askForWallets();
 render(<App talk={talk} />, document.getElementById('page') as HTMLElement);
 void talk.connect();
+
+window.addEventListener('hashchange', () => talk.repin());
+window.addEventListener('pagehide', () => talk.leave());
+// The way back may lead to the page as it was, without its session.
+window.addEventListener('pageshow', ({ persisted }) => persisted && talk.connect());

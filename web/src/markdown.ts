@@ -50,7 +50,29 @@ purifier.addHook('afterSanitizeAttributes', (node) => {
 
 /** What may be given to `innerHTML`. */
 export function render(text: string): string {
-  const html = marked.parse(text, { async: false });
+  const made = clean(toHtml(text));
+  // The sanitiser leaves out what is nested too deeply: then the words are shown as they are.
+  const isEmpty =
+    String(made)
+      .replaceAll(/<[^>]*>/g, '')
+      .trim() === '' && !/<hr/.test(String(made));
+  return isEmpty ? clean(plain(text)) : made;
+}
+
+/** What is nested too deeply to be read is shown as it is: a model that is stuck says such things. */
+function toHtml(text: string): string {
+  try {
+    return marked.parse(text, { async: false });
+  } catch {
+    return plain(text);
+  }
+}
+
+function plain(text: string): string {
+  return `<p>${asText(text).replaceAll('\n', '<br>')}</p>`;
+}
+
+function clean(html: string): string {
   return purifier.sanitize(html, {
     ALLOWED_TAGS: TAGS,
     ALLOWED_ATTR: ['href', 'class', 'start', 'align'],

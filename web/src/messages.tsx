@@ -78,7 +78,7 @@ function Said({ message, talk, isLast }: { message: Message; talk: Talk; isLast:
       {role === 'user' ? (
         <p class="text">{text}</p>
       ) : (
-        <Markdown text={text} waiting={state === 'streaming' && !text} />
+        <Markdown text={text} streaming={state === 'streaming'} />
       )}
       {problem && (
         <p class="problem">
@@ -103,13 +103,18 @@ function Said({ message, talk, isLast }: { message: Message; talk: Talk; isLast:
   );
 }
 
-function Markdown({ text, waiting }: { text: string; waiting: boolean }) {
-  const html = useMemo(() => ({ __html: render(text) }), [text]);
+const LONG = 8192;
+const STEP = 1024;
+
+function Markdown({ text, streaming }: { text: string; streaming: boolean }) {
+  // All of it is made anew with every word: of a long one less often, until it is whole.
+  const shown = streaming && text.length > LONG ? text.slice(0, text.length - (text.length % STEP)) : text;
+  const html = useMemo(() => ({ __html: render(shown) }), [shown]);
   const body = useRef<HTMLDivElement>(null);
   useEffect(() => {
     for (const code of body.current?.querySelectorAll('pre') ?? []) addCopy(code);
-  }, [text]);
-  if (waiting) {
+  }, [shown]);
+  if (streaming && !text) {
     return (
       <p class="waiting">
         <span class="hidden">Waiting for the first words</span>

@@ -19,7 +19,7 @@ import {
 } from '@fabstir/sdk';
 import { wordlist } from '@scure/bip39/wordlists/english.js';
 import { Store } from './store.js';
-import { isThere, Vault } from './vault.js';
+import { isThere, onOthers, Vault } from './vault.js';
 import type { Found } from './wallets.js';
 
 /** Where the pin comes from, from the best to the least. */
@@ -75,6 +75,8 @@ export interface State {
   models: Model[];
   model: string | undefined;
   wallet: string | undefined;
+  /** The wallet that is being asked. */
+  asking: string | undefined;
   system: string;
   temperature: number;
   longest: number;
@@ -105,7 +107,8 @@ export function emptyConversation(): Conversation {
 export class Talk {
   readonly store: Store<State>;
   #session: Session | undefined;
-  #answer: Answer | undefined;
+  /** Those that are coming, by their conversations. */
+  readonly #answers = new Map<string, Answer>();
   #vault: Vault | undefined;
   #pin: { address: Address; from: Pin } | undefined;
 
@@ -119,6 +122,7 @@ export class Talk {
       models: [],
       model: undefined,
       wallet: undefined,
+      asking: undefined,
       system: 'You are a helpful assistant.',
       temperature: 0.7,
       longest: 1024,
@@ -127,6 +131,11 @@ export class Talk {
       frames: [],
       keeping: isThere() ? 'locked' : 'no',
       announcement: '',
+    });
+    // Two tabs that keep would overwrite each other's: whoever hears of the other unlocks again, which puts both together.
+    onOthers((there) => {
+      this.#vault = undefined;
+      this.store.set({ keeping: there ? 'locked' : 'no' });
     });
   }
 
@@ -143,35 +152,64 @@ export class Talk {
     return this.conversation.messages.at(-1)?.state === 'streaming';
   }
 
-  /** Opens a session; with a wallet, in its name. */
+  /** Opens a session; with a wallet, in its name. What there was stays until the new one is open. */
   async connect(wallet?: Found): Promise<void> {
-    this.#session?.close();
-    this.#session = undefined;
-    this.store.set({ phase: 'connecting', problem: undefined });
+    const before = this.#session?.isOpen ? this.#session : undefined;
+    this.store.set({ problem: undefined, ...(before ? { asking: wallet?.name } : { phase: 'connecting' }) });
     let who = this.#state.who;
     try {
       who = await this.#whoIsThere();
-      this.store.set({ who });
-      const session = await connect({
-        url: `${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/v1/ws`,
-        nodeKey: who.address,
-        ...(wallet && { wallet: wallet.provider }),
-        onFrame: this.#capture,
-        onConnection: (state) => this.#connection(state),
-      });
+      if (!before) this.store.set({ who });
+      const session = await this.#open(who, wallet);
       this.#session = session;
       const { shape, welcome } = session;
       this.store.set({
         phase: 'open',
+        who,
         shape,
         models: welcome.models,
         model: this.#state.model ?? welcome.models[0]?.id,
         wallet: wallet?.name,
+        asking: undefined,
         announcement: 'Connected.',
       });
+      // What it was answering it still answers.
+      if (before) void Promise.allSettled(this.#answers.values()).then(() => before.close());
     } catch (error) {
-      this.store.set({ phase: 'ended', problem: problemOf(error, who) });
+      const phase = before?.isOpen ? this.#state.phase : 'ended';
+      this.store.set({ phase, asking: undefined, problem: problemOf(error, who) });
     }
+  }
+
+  async #open(who: Who, wallet: Found | undefined): Promise<Session> {
+    let session: Session | undefined;
+    session = await connect({
+      url: `${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/v1/ws`,
+      nodeKey: who.address,
+      ...(wallet && { wallet: wallet.provider }),
+      onFrame: this.#capture,
+      onConnection: (state, why) => session && this.#session === session && this.#connection(state, why),
+    });
+    return session;
+  }
+
+  /** The page is left: the node need not go on for nobody. */
+  leave(): void {
+    const session = this.#session;
+    this.#session = undefined;
+    session?.close();
+  }
+
+  /** Another link to this page: it may pin another node. */
+  repin(): void {
+    this.leave();
+    this.#pin = undefined;
+    void this.connect();
+  }
+
+  /** Goes on with the session that there is. */
+  dismiss(): void {
+    this.store.set({ problem: undefined });
   }
 
   /** The person has compared the words: from now on this node must prove to be this one. */
@@ -213,7 +251,7 @@ export class Talk {
   }
 
   stop(): void {
-    this.#answer?.cancel();
+    this.#answers.get(this.conversation.id)?.cancel();
   }
 
   start(): void {
@@ -228,6 +266,7 @@ export class Talk {
   }
 
   async remove(id: string): Promise<void> {
+    this.#answers.get(id)?.cancel();
     const left = this.#state.conversations.filter((one) => one.id !== id);
     const conversations = left.length > 0 ? left : [emptyConversation()];
     const current = this.#state.current === id ? (conversations[0] as Conversation).id : this.#state.current;
@@ -271,7 +310,7 @@ export class Talk {
       .map(({ role, text }) => ({ role, content: text }));
     const messages = system.trim() ? [{ role: 'system' as const, content: system }, ...history] : history;
     const answer = session.chat({ messages, temperature, max_tokens: longest, ...(model && { model }) });
-    this.#answer = answer;
+    this.#answers.set(id, answer);
     const question: Message = { ...(asked.messages.at(-1) as Message), ...this.#lastRecord('sent') };
     let said: Message = { role: 'assistant', text: '', state: 'streaming' };
     const show = (change: Partial<Message>) => {
@@ -297,6 +336,8 @@ export class Talk {
     } catch (error) {
       show({ state: 'failed', problem: sentence(error) });
       this.store.set({ announcement: `The answer failed. ${sentence(error)}` });
+    } finally {
+      this.#answers.delete(id);
     }
     await this.#save();
   }
@@ -316,7 +357,11 @@ export class Talk {
   }
 
   async #save(): Promise<void> {
-    await this.#vault?.save(this.#state.conversations);
+    // An answer that is still coming is kept as far as it is.
+    const settled = (message: Message): Message =>
+      message.state === 'streaming' ? { ...message, state: 'stopped' } : message;
+    const kept = this.#state.conversations.map((one) => ({ ...one, messages: one.messages.map(settled) }));
+    await this.#vault?.save(kept);
   }
 
   async #whoIsThere(): Promise<Who> {
@@ -333,18 +378,11 @@ export class Talk {
     return { address, words: words(address), pin: from, servedBy };
   }
 
-  #connection(state: 'open' | 'lost' | 'closed'): void {
+  #connection(state: 'open' | 'lost' | 'closed', why: FabstirError | undefined): void {
     if (state === 'lost')
       this.store.set({ phase: 'lost', announcement: 'The connection was lost. Trying again.' });
     else if (state === 'open') this.store.set({ phase: 'open', announcement: 'Connected.' });
-    else if (this.#session && !this.#session.isOpen) {
-      const problem = {
-        title: 'The session has ended',
-        text: 'The node or the network ended it.',
-        mayRetry: true,
-      };
-      this.store.set({ phase: 'ended', problem });
-    }
+    else this.store.set({ phase: 'ended', problem: ended(why, this.#state.who) });
   }
 
   readonly #capture: Capture = (direction, frame) => {
@@ -363,11 +401,17 @@ function pinned(servedBy: Who['servedBy'], own: Address): { address: Address; fr
   const link = new URLSearchParams(location.hash.slice(1)).get('node');
   if (link) return { address: parseAddress(link), from: 'link' };
   const kept = localStorage.getItem(PIN);
-  if (kept) return { address: parseAddress(kept), from: 'compared' };
+  if (kept && /^0x[0-9a-f]{40}$/.test(kept)) return { address: parseAddress(kept), from: 'compared' };
   return { address: own, from: 'unknown' };
 }
 
 export const wordsOf = words;
+
+function ended(why: FabstirError | undefined, who: Who | undefined): Problem {
+  if (why instanceof IdentityError) return problemOf(why, who);
+  const text = why ? sentence(why) : 'The node or the network ended it.';
+  return { title: 'The session has ended', text, mayRetry: true };
+}
 
 function problemOf(error: unknown, who: Who | undefined): Problem {
   if (error instanceof IdentityError && error.shown && who) {

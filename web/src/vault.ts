@@ -16,6 +16,13 @@ export const isThere = (): boolean => localStorage.getItem(PLACE) !== null;
 
 export const forget = (): void => localStorage.removeItem(PLACE);
 
+/** Hears when another tab keeps or forgets. */
+export function onOthers(listener: (there: boolean) => void): void {
+  window.addEventListener('storage', ({ key }) => {
+    if (key === PLACE || key === null) listener(isThere());
+  });
+}
+
 export class Vault {
   readonly #key: CryptoKey;
   readonly #salt: Uint8Array<ArrayBuffer>;
@@ -32,11 +39,13 @@ export class Vault {
 
   /** What was kept; `undefined` for another passphrase, or for something that was changed. */
   static async open(passphrase: string): Promise<{ vault: Vault; kept: unknown } | undefined> {
-    const bytes = Uint8Array.from(atob(localStorage.getItem(PLACE) ?? ''), (letter) => letter.charCodeAt(0));
-    const salt = bytes.slice(0, SALT);
-    const iv = bytes.slice(SALT, SALT + NONCE);
-    const key = await derive(passphrase, salt);
     try {
+      const bytes = Uint8Array.from(atob(localStorage.getItem(PLACE) ?? ''), (letter) =>
+        letter.charCodeAt(0),
+      );
+      const salt = bytes.slice(0, SALT);
+      const iv = bytes.slice(SALT, SALT + NONCE);
+      const key = await derive(passphrase, salt);
       const plain = await crypto.subtle.decrypt(
         { name: 'AES-GCM', iv, additionalData: LABEL },
         key,

@@ -171,6 +171,102 @@ test('conversations are several, and kept only on request, sealed', async () => 
   expect(await page.evaluate(() => localStorage.length)).toBe(0);
 });
 
+const PASSPHRASE = 'correct horse battery';
+
+async function keep(page: Page): Promise<void> {
+  await page.getByRole('button', { name: 'Keep them on this device' }).click();
+  await page.getByLabel('Passphrase').fill(PASSPHRASE);
+  await page.getByRole('button', { name: 'Keep', exact: true }).click();
+  await page.getByText('Kept on this device').waitFor();
+  await page.waitForFunction(() => localStorage.getItem('conversations'));
+}
+
+async function unlock(page: Page): Promise<void> {
+  await page.getByRole('button', { name: 'Unlock' }).click();
+  await page.getByLabel('Passphrase').fill(PASSPHRASE);
+  await page.getByRole('button', { name: 'Unlock' }).click();
+  await page.getByText('Kept on this device').waitFor();
+}
+
+test('stop stops the answer that is shown, and no other', async () => {
+  const { page } = await visit(context, here);
+  await open(page);
+  await greedy(page);
+  await ask(page, LONG);
+  await fresh(page);
+  await ask(page, 'Tell me a very long story about a mountain.');
+  await page.getByRole('button', { name: LONG, exact: true }).click();
+  await page.locator('article.user', { hasText: LONG }).waitFor();
+  await page.getByRole('button', { name: 'Stop' }).click();
+  await page
+    .getByText(/stopped/)
+    .first()
+    .waitFor();
+  await page
+    .getByRole('button', { name: 'Tell me a very long story about a mountain.', exact: true })
+    .click();
+  await page.locator('article.user', { hasText: 'mountain' }).waitFor();
+  await answered(page);
+  expect(await page.getByText(/^stopped/).count()).toBe(0);
+});
+
+test('an answer that was coming while it was kept can be asked for again', async () => {
+  const { page } = await visit(context, here);
+  await open(page);
+  await ask(page, LONG);
+  await keep(page);
+  await page.reload();
+  await open(page);
+  await unlock(page);
+  await page.getByRole('button', { name: 'Regenerate' }).click();
+  await page.getByRole('button', { name: 'Stop' }).click();
+  await answered(page);
+});
+
+test('what one tab forgets no other keeps', async () => {
+  const { page } = await visit(context, here);
+  await open(page);
+  await ask(page, 'What is the capital of France?');
+  await answered(page);
+  await keep(page);
+  const { page: other } = await visit(context, here);
+  await open(other);
+  await unlock(other);
+  // The first hears of the other's keeping, and has to unlock again.
+  await page.getByText('There are conversations of before').waitFor();
+  await other.getByRole('button', { name: 'Forget what is kept' }).click();
+  await page.getByText('Kept in this page alone').waitFor();
+  await ask(page, 'What is the capital of Italy?');
+  await answered(page);
+  expect(await page.evaluate(() => localStorage.length)).toBe(0);
+});
+
+test('a link with a pin counts in a page that is open already', async () => {
+  const { page } = await visit(context, here);
+  await open(page);
+  await page.evaluate(
+    (pin) => {
+      location.hash = `#node=${pin}`;
+    },
+    `0x${'11'.repeat(20)}`,
+  );
+  await page.getByText('This is not the node you know').waitFor();
+});
+
+test('what was said stays to be read when the session ends, and a new identity is called one', async () => {
+  const first = await TestNode.start({ ENGINE: 'echo' });
+  const { page } = await visit(context, `http://127.0.0.1:${first.port}/`);
+  await open(page);
+  await ask(page, 'remember this');
+  await answered(page);
+  await first.stop();
+  const second = await TestNode.start({ ENGINE: 'echo', LISTEN_ADDR: `127.0.0.1:${first.port}` });
+  await page.getByText('This is not the node you know').waitFor();
+  await page.locator('article.user', { hasText: 'remember this' }).waitFor();
+  await page.screenshot({ path: `${shots}/ended.png` });
+  await second.stop();
+});
+
 /** A browser wallet over a key that lies outside of the page. */
 async function walletOf(context: BrowserContext, key: PrivateKey, asked: string[]): Promise<void> {
   await context.exposeFunction('wallet', (method: string, params: string[] = []) => {

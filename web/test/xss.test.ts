@@ -1,5 +1,7 @@
 /** A hostile model: the corpus through the engine's mouth, and no script runs. */
 
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import type { Browser, Page } from 'playwright-core';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { TestNode } from '../../sdk/typescript/test/testnode.js';
@@ -117,6 +119,47 @@ test('no script of it runs in the page', async () => {
   await ask(page, 'still here');
   expect(await answered(page)).toContain('still here');
   await context.close();
+});
+
+test('what nobody can read as Markdown is shown as it is, and the page goes on', async () => {
+  const said: Record<string, string> = {
+    quotes: `${'> '.repeat(2000)}x`,
+    stars: `${'**'.repeat(5000)}x${'**'.repeat(5000)}`,
+    lists: `${'- '.repeat(3000)}x`,
+    words: 'still here',
+  };
+  // A model that is stuck, behind a node.
+  const model = createServer((request, response) => {
+    if (request.method === 'GET')
+      return response.end(JSON.stringify({ object: 'list', data: [{ id: 'stuck' }] }));
+    let body = '';
+    request.on('data', (part) => {
+      body += part;
+    });
+    request.on('end', () => {
+      const content = said[JSON.parse(body).messages.at(-1).content] ?? '?';
+      response.setHeader('content-type', 'text/event-stream');
+      const chunk = (choice: object) =>
+        response.write(`data: ${JSON.stringify({ choices: [{ index: 0, ...choice }] })}\n\n`);
+      chunk({ delta: { content } });
+      chunk({ delta: {}, finish_reason: 'stop' });
+      response.end('data: [DONE]\n\n');
+    });
+  });
+  await new Promise<void>((resolve) => model.listen(0, '127.0.0.1', resolve));
+  const { port } = model.address() as AddressInfo;
+  const behind = await TestNode.start({ ENGINE_URL: `http://127.0.0.1:${port}/v1` });
+  const context = await browser.newContext();
+  const { page, faults } = await visit(context, `http://127.0.0.1:${behind.port}/`);
+  await page.getByText('Sealed end to end').waitFor();
+  for (const [question, text] of Object.entries(said)) {
+    await ask(page, question);
+    expect((await answered(page)).slice(0, 4), question).toBe(text.slice(0, 4));
+  }
+  expect(faults).toEqual([]);
+  await context.close();
+  await behind.stop();
+  model.close();
 });
 
 test('what would get past the sanitiser is held by the policy', async () => {

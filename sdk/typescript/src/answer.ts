@@ -1,7 +1,7 @@
 /** An answer as it comes: piece by piece, or whole. */
 
 import type { Sink } from './driver.js';
-import { type FabstirError, Truncated } from './error.js';
+import { type FabstirError, ProtocolError } from './error.js';
 import type { End, Usage } from './v2/body.js';
 
 /** Part of a call of one of the caller's functions, as OpenAI's chat completions have it. */
@@ -67,7 +67,7 @@ export class Answer implements AsyncIterable<Piece>, PromiseLike<Completion> {
       this.#tell();
     };
     if (signal?.aborted) {
-      finish(signal.reason);
+      finish(reasonOf(signal));
       return;
     }
     this.#cancel = ask({
@@ -79,7 +79,7 @@ export class Answer implements AsyncIterable<Piece>, PromiseLike<Completion> {
     if (signal) {
       const abort = () => {
         this.#cancel();
-        finish(signal.reason);
+        finish(reasonOf(signal));
       };
       signal.addEventListener('abort', abort);
       this.#release = () => signal.removeEventListener('abort', abort);
@@ -117,6 +117,14 @@ export class Answer implements AsyncIterable<Piece>, PromiseLike<Completion> {
     return this.#whole().then(fulfilled, rejected);
   }
 
+  catch<B = never>(rejected?: ((reason: unknown) => B | PromiseLike<B>) | null): Promise<Completion | B> {
+    return this.#whole().catch(rejected);
+  }
+
+  finally(done?: (() => void) | null): Promise<Completion> {
+    return this.#whole().finally(done);
+  }
+
   /** How it ended, once it has. */
   get end(): End | undefined {
     return this.#end;
@@ -124,8 +132,13 @@ export class Answer implements AsyncIterable<Piece>, PromiseLike<Completion> {
 
   async #whole(): Promise<Completion> {
     while (!this.#over) await this.#more();
-    if (!this.#end) throw this.#error ?? new Truncated();
-    return gather(this.#pieces, this.#end);
+    if (!this.#end) throw this.#error;
+    try {
+      return gather(this.#pieces, this.#end);
+    } catch {
+      // Pieces that are not of their form.
+      throw new ProtocolError();
+    }
   }
 
   #put(piece: Piece): void {
@@ -143,6 +156,11 @@ export class Answer implements AsyncIterable<Piece>, PromiseLike<Completion> {
   }
 }
 
+/** `abort(null)` is a reason that nobody could catch. */
+function reasonOf(signal: AbortSignal): unknown {
+  return signal.reason ?? new DOMException('This operation was aborted', 'AbortError');
+}
+
 function pieceOf(value: unknown): Piece {
   const choice = (value ?? {}) as Choice;
   const content = choice.delta?.content;
@@ -154,8 +172,9 @@ function gather(pieces: Piece[], end: End): Completion {
   const logprobs: unknown[] = [];
   let reasoning = '';
   for (const { choice } of pieces) {
-    reasoning += choice?.delta?.reasoning_content ?? '';
-    logprobs.push(...(choice?.logprobs?.content ?? []));
+    const thought = choice?.delta?.reasoning_content;
+    if (typeof thought === 'string') reasoning += thought;
+    for (const one of choice?.logprobs?.content ?? []) logprobs.push(one);
     for (const [i, { index = i, ...call }] of (choice?.delta?.tool_calls ?? []).entries())
       calls.set(index, call);
   }

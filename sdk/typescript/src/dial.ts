@@ -3,6 +3,7 @@
 import {
   ConnectError,
   DidNotOpen,
+  type FabstirError,
   HandshakeFailed,
   IdentityError,
   ProtocolError,
@@ -20,6 +21,9 @@ import { HandshakeError } from './v2/noise.js';
 import { OpenError } from './v2/record.js';
 import { AwaitingR2 } from './v2/resume.js';
 
+/** Longest text frame that is read: of a node that has proved nothing yet. */
+const MOST_TEXT = 1 << 16;
+
 /** All that there is to know before anything is sent. */
 export interface Config {
   url: string;
@@ -33,7 +37,7 @@ export interface Config {
   webSocket?: WebSocketClass | undefined;
   capture?: Capture | undefined;
   /** Hears whether there is a connection. */
-  onConnection?: ((state: 'open' | 'lost' | 'closed') => void) | undefined;
+  onConnection?: ((state: 'open' | 'lost' | 'closed', why?: FabstirError) => void) | undefined;
 }
 
 /** A channel that is open, by a line. */
@@ -53,7 +57,7 @@ export async function reach(config: Config): Promise<{ line: Line; node: Verifie
 async function introduce(line: Line, config: Config): Promise<VerifiedNode> {
   const first = await line.next();
   if (first.type === 'closed') throw new ConnectError('it closed the connection');
-  if (first.type !== 'text') throw new ProtocolError();
+  if (first.type !== 'text' || first.text.length > MOST_TEXT) throw new ProtocolError();
   try {
     return verifyAdvertisement(first.text, config.node, Math.floor(Date.now() / 1000));
   } catch (error) {
@@ -66,6 +70,7 @@ async function expected(line: Line): Promise<Uint8Array> {
   const heard = await line.next();
   if (heard.type === 'binary') return heard.bytes;
   if (heard.type === 'closed') throw new ConnectError('it closed the connection');
+  if (heard.text.length > MOST_TEXT) throw new ProtocolError();
   let said: Fault;
   try {
     said = decode(heard.text, fault);

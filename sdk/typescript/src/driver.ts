@@ -73,6 +73,7 @@ export class Driver {
   #ended: FabstirError | undefined;
   #silence: ReturnType<typeof setTimeout> | undefined;
   #renewal: ReturnType<typeof setTimeout> | undefined;
+  #awake: () => void = () => {};
   readonly #online = () => this.#lose();
 
   private constructor(config: Config, node: VerifiedNode, answers: Answers, opened: Opened) {
@@ -290,11 +291,12 @@ export class Driver {
   #end(error: FabstirError): void {
     if (this.#ended) return;
     this.#ended = error;
+    this.#awake();
     this.#hangUp();
     this.#ticket?.secret.fill(0);
     this.#ticket = undefined;
     globalThis.removeEventListener?.('online', this.#online);
-    this.#config.onConnection?.('closed');
+    this.#config.onConnection?.('closed', error);
     // What was on its way is cut off; what was never sent hears why.
     const cause = again(error);
     this.#tellAll(cause);
@@ -322,7 +324,7 @@ export class Driver {
     const until = this.#trying.since + this.#config.resumeFor;
     let last: FabstirError = new Silent(this.#config.resumeFor);
     for (;;) {
-      await sleep(this.#trying.pause);
+      await this.#sleep(this.#trying.pause);
       this.#trying.pause = Math.min(Math.max(this.#trying.pause * 2, FIRST_PAUSE), LONGEST_PAUSE);
       if (this.#ended) return;
       if (Date.now() >= until) {
@@ -350,6 +352,17 @@ export class Driver {
   #giveUp(error: FabstirError): void {
     this.#tellAll(new Truncated());
     this.#end(error);
+  }
+
+  #sleep(milliseconds: number): Promise<void> {
+    if (milliseconds === 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, milliseconds);
+      this.#awake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
   }
 
   async #reconnect(): Promise<Opened> {
@@ -392,10 +405,10 @@ export class Driver {
     this.#begin(opened);
     for (const request of unknown) {
       const asked = this.#asked.get(request);
-      if (!asked) continue;
-      this.#request(request, asked.body);
-      if (asked.cancelled) this.#control('cancel', { request });
+      if (asked) this.#request(request, asked.body);
     }
+    // A cancel may have been said while nobody heard, or have been lost with the connection.
+    for (const [request, { cancelled }] of this.#asked) if (cancelled) this.#control('cancel', { request });
     this.#flush();
   }
 }
@@ -422,10 +435,6 @@ function nothingOf(): End {
     estimated: false,
   };
   return { finish_reason: 'cancelled', usage, dropped_messages: 0 };
-}
-
-function sleep(milliseconds: number): Promise<void> {
-  return milliseconds === 0 ? Promise.resolve() : new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
 
 /** A timer that does not keep Node.js from ending. */

@@ -4,6 +4,8 @@ import { type Retry, retryOf } from './code.js';
 import type { Address } from './ethereum.js';
 import type { AdvertisementError } from './v2/advertisement.js';
 
+const MOST_MESSAGE = 500;
+
 /** What every error of this package is. */
 export abstract class FabstirError extends Error {
   /** A code of docs/protocol.md, part 3, or one of this package's own. */
@@ -20,9 +22,12 @@ export class Refused extends FabstirError {
   /** When to try again, where the node says. */
   readonly retryAfterMs: number | undefined;
   constructor(code: string, message: string, retryAfterMs?: number) {
-    super(`the node refused: ${message} (${code})`);
-    this.code = code;
-    this.retry = retryOf(code);
+    // Before the channel is open anybody may have written this: it is shown on terminals, so it is text and no more.
+    const known = /^[A-Z0-9_]{1,64}$/.test(code) ? code : 'UNKNOWN';
+    const plain = message.slice(0, MOST_MESSAGE).replaceAll(/[\p{Cc}\p{Cf}]/gu, ' ');
+    super(`the node refused: ${plain} (${known})`);
+    this.code = known;
+    this.retry = retryOf(known);
     this.retryAfterMs = retryAfterMs;
   }
 }

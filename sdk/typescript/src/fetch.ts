@@ -26,7 +26,10 @@ export function fabstirFetch(session: Session | (() => Promise<Session>)): Fetch
       if (request.method === 'GET' && path === '/models') return await models(open, request.signal);
       const op = OPS[path];
       if (request.method !== 'POST' || !op) return failure(404, 'NOT_FOUND', `there is nothing at ${path}`);
-      return await answered(open, op, await request.json(), request.signal);
+      const body: unknown = await request.json().catch(() => undefined);
+      if (body === null || typeof body !== 'object')
+        return failure(400, 'INVALID_PAYLOAD', 'the body is no JSON object');
+      return await answered(open, op, body as Record<string, unknown>, request.signal);
     } catch (error) {
       if (request.signal.aborted) throw request.signal.reason;
       return refusal(error);

@@ -44,13 +44,13 @@ export interface ConnectOptions {
   renewAfter?: number;
   /** Sees every frame as it is on the wire. */
   onFrame?: Capture;
-  /** Hears whether there is a connection. */
-  onConnection?: (state: 'open' | 'lost' | 'closed') => void;
+  /** Hears whether there is a connection, and why the session is closed. */
+  onConnection?: (state: 'open' | 'lost' | 'closed', why?: FabstirError) => void;
 }
 
 /** A message of a conversation, as OpenAI's chat completions have it. */
 export interface Message {
-  role: 'system' | 'developer' | 'user' | 'assistant' | 'tool';
+  role: 'system' | 'developer' | 'user' | 'assistant' | 'tool' | (string & {});
   content?: unknown;
   [field: string]: unknown;
 }
@@ -79,15 +79,24 @@ export async function connect(options: ConnectOptions): Promise<Session> {
     node,
     identity: await identityOf(options, node),
     shape: options.shape ?? 'bucket',
-    connectTimeout: options.connectTimeout ?? 10_000,
-    silenceTimeout: options.silenceTimeout ?? 45_000,
-    resumeFor: options.resumeFor ?? 60_000,
-    renewAfter: options.renewAfter ?? 3_600_000,
+    connectTimeout: milliseconds('connectTimeout', options.connectTimeout, 10_000),
+    silenceTimeout: milliseconds('silenceTimeout', options.silenceTimeout, 45_000),
+    resumeFor: milliseconds('resumeFor', options.resumeFor, 60_000),
+    renewAfter: milliseconds('renewAfter', options.renewAfter, 3_600_000),
     webSocket: options.webSocket,
     capture: options.onFrame,
     onConnection: options.onConnection,
   };
   return new Session(await Driver.open(config));
+}
+
+/** The most that a timer takes; beyond it a timer rings at once. */
+const LONGEST_TIMER = 2 ** 31 - 1;
+
+function milliseconds(name: string, given: number | undefined, usual: number): number {
+  if (given === undefined) return usual;
+  if (!(given > 0)) throw new UsageError(`${name} is a number of milliseconds`);
+  return Math.min(given, LONGEST_TIMER);
 }
 
 /** Who an address or a public key says the node is. */
@@ -106,6 +115,15 @@ async function identityOf(options: ConnectOptions, node: Address): Promise<Clien
   if (options.identity) return options.identity;
   if (!options.wallet) return { key: PrivateKey.random() };
   return delegate(options.wallet, { node, seconds: options.delegationSeconds, store: options.delegations });
+}
+
+function encode(op: Op, body: unknown): Uint8Array {
+  if (body === null || typeof body !== 'object') throw new UsageError('a request is an object');
+  try {
+    return utf8(JSON.stringify({ op, body }));
+  } catch (error) {
+    throw new UsageError(`a request is JSON: ${error instanceof Error ? error.message : error}`);
+  }
 }
 
 /** An open session. Requests may be made side by side; a lost connection is replaced without their noticing. */
@@ -149,7 +167,7 @@ export class Session {
 
   /** Asks for an answer in a conversation. */
   chat(request: ChatRequest, options: AskOptions = {}): Answer {
-    return this.#ask('chat', request, options, request.prompt !== undefined);
+    return this.#ask('chat', request, options, request?.prompt !== undefined);
   }
 
   /** Asks for a text to go on. */
@@ -171,7 +189,11 @@ export class Session {
   /** The models that may be asked, now. */
   async models(options: AskOptions = {}): Promise<Model[]> {
     for await (const { choice } of this.#ask('models', {}, options, false)) {
-      return decode(JSON.stringify(choice), list(model));
+      try {
+        return decode(JSON.stringify(choice), list(model));
+      } catch {
+        throw new ProtocolError();
+      }
     }
     throw new ProtocolError();
   }
@@ -196,7 +218,7 @@ export class Session {
   }
 
   #ask(op: Op, body: object, { signal }: AskOptions, keeps: boolean): Answer {
-    const bytes = utf8(JSON.stringify({ op, body }));
+    const bytes = encode(op, body);
     const most = this.#driver.welcome.limits.max_request_bytes;
     return new Answer((sink: Sink) => {
       if (bytes.length <= most) return this.#driver.ask(bytes, keeps, sink);

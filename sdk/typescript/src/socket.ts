@@ -23,6 +23,8 @@ export type Heard =
   | { type: 'closed' };
 
 const MOST_FRAME = 4 << 20;
+/** How long a closed connection may take to be one. */
+const LAST_WORDS = 500;
 const UNREACHABLE = 'it does not answer, or refuses the connection';
 
 /** The class that makes sockets: the caller's, the platform's, or that of `ws` where that is installed. */
@@ -42,7 +44,7 @@ async function usual(): Promise<WebSocketClass> {
 
 export class Line {
   readonly #socket: WebSocketLike;
-  readonly #capture: Capture | undefined;
+  #capture: Capture | undefined;
   readonly #came: Heard[] = [];
   #waiter: ((heard: Heard) => void) | undefined;
   #listener: ((heard: Heard) => void) | undefined;
@@ -115,7 +117,7 @@ export class Line {
   }
 
   send(frame: Uint8Array | string): void {
-    this.#capture?.('sent', frame);
+    this.#saw('sent', frame);
     this.#socket.send(frame);
   }
 
@@ -128,11 +130,26 @@ export class Line {
     } catch {
       // It was never open.
     }
+    // `ws` waits half a minute for a peer that says nothing any more, and Node.js with it.
+    const { terminate } = this.#socket as { terminate?: () => void };
+    if (!terminate) return;
+    const timer = setTimeout(() => terminate.call(this.#socket), LAST_WORDS);
+    (timer as { unref?: () => void }).unref?.();
+    this.#socket.addEventListener('close', () => clearTimeout(timer));
+  }
+
+  /** Who looks on and stumbles does not look on any more; the session is not theirs to end. */
+  #saw(direction: 'sent' | 'received', frame: Uint8Array | string): void {
+    try {
+      this.#capture?.(direction, frame);
+    } catch {
+      this.#capture = undefined;
+    }
   }
 
   #put(heard: Heard): void {
-    if (heard.type === 'text') this.#capture?.('received', heard.text);
-    if (heard.type === 'binary') this.#capture?.('received', heard.bytes);
+    if (heard.type === 'text') this.#saw('received', heard.text);
+    if (heard.type === 'binary') this.#saw('received', heard.bytes);
     this.#sign?.();
     if (this.#listener) this.#listener(heard);
     else if (this.#waiter) {

@@ -76,6 +76,28 @@ export async function delegate(wallet: Wallet, options: DelegateOptions): Promis
     throw new UsageError('a delegation lasts at most 30 days');
   const address = await addressOf(wallet);
   const name = `${address}:${node}`;
+  // Who asks beside it shares what comes of it: a wallet is asked once.
+  const asking = pending.get(store)?.get(name);
+  if (asking) return asking;
+  const made = make(wallet, address, name, { node, seconds, store, now });
+  const of = pending.get(store) ?? new Map<string, Promise<ClientIdentity>>();
+  pending.set(store, of.set(name, made));
+  return made.finally(() => of.delete(name));
+}
+
+const pending = new WeakMap<DelegationStore, Map<string, Promise<ClientIdentity>>>();
+
+async function make(
+  wallet: Wallet,
+  address: Address,
+  name: string,
+  {
+    node,
+    seconds,
+    store,
+    now,
+  }: { node: Address | 'any'; seconds: number; store: DelegationStore; now: number },
+): Promise<ClientIdentity> {
   const kept = await store.load(name);
   const identity = kept && read(kept);
   if (

@@ -60,7 +60,7 @@ test('openai: log probabilities, a schema, completions, embeddings and models', 
   expect(logprobs.choices[0]?.logprobs?.content).toHaveLength(2);
   const schema = {
     type: 'object',
-    properties: { n: { type: 'integer' } },
+    properties: { n: { enum: ['one', 'two'] } },
     required: ['n'],
     additionalProperties: false,
   };

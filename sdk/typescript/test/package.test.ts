@@ -58,6 +58,8 @@ test('its types resolve, and both entries are there', () => {
      import { connect as old } from '@fabstir/sdk/v1';
      export const session: Promise<Session> = connect({ url: '', nodeKey: '' });
      export const text: Promise<string> = session.then(async (one) => (await one.chat({ prompt: '' })).text);
+     const messages = [{ role: 'user', content: 'hi' }];
+     export const answer = session.then((one) => one.chat({ messages, max_tokens: 64 }));
      export const errors: unknown[] = [Truncated, old];
      // @ts-expect-error a node's key is not optional
      connect({ url: '' });`,

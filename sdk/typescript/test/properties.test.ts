@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { same } from '../src/bytes.js';
-import { CODES, retryOf } from '../src/index.js';
+import { Answer, CODES, ProtocolError, Refused, retryOf } from '../src/index.js';
 import { pad, unpad, welcome } from '../src/v2/body.js';
 import { decode, MalformedError } from '../src/v2/json.js';
 import {
@@ -117,6 +117,50 @@ test('no bytes make a reader do anything but read or refuse', () => {
     ),
     { numRuns: 500 },
   );
+});
+
+test('reading takes no longer than the text is long', { timeout: 5000 }, () => {
+  const long = 'k'.repeat(20_000);
+  const bombs = [
+    `{"type":"connected","e2ee":["2"],"${long}":[${'1,'.repeat(100_000)}1]}`,
+    `{"${long}":{"${long}":[${'[1],'.repeat(50_000)}1]}}`,
+    `{${Array.from({ length: 100_000 }, (_, i) => `"${i}":1`).join(',')}}`,
+    `{"x":[${'1,'.repeat(1_000_000)}1]}`,
+  ];
+  for (const bomb of bombs) expect(() => decode(bomb, welcome)).toThrow(MalformedError);
+});
+
+test('pieces that are not of their form are the node’s fault, and said to be', async () => {
+  const end = { finish_reason: 'stop', usage: {} as never, dropped_messages: 0 };
+  const odd = [
+    { delta: { tool_calls: 5 } },
+    { delta: { tool_calls: [null] } },
+    { logprobs: { content: {} } },
+  ];
+  for (const value of odd) {
+    const answer = new Answer((sink) => {
+      sink.event(value);
+      sink.end(end);
+      return () => {};
+    });
+    await expect(answer, JSON.stringify(value)).rejects.toBeInstanceOf(ProtocolError);
+  }
+  const many = new Answer((sink) => {
+    sink.event({
+      logprobs: { content: Array.from({ length: 300_000 }, () => 0) },
+      delta: { reasoning_content: {} },
+    });
+    sink.end(end);
+    return () => {};
+  });
+  expect((await many).logprobs).toHaveLength(300_000);
+});
+
+test('a refusal is text on a terminal, whoever wrote it', () => {
+  const refused = new Refused('\x1b[2J', `gone\x1b[31m\u202e${'x'.repeat(9000)}`);
+  expect(refused.code).toBe('UNKNOWN');
+  expect(refused.message).not.toMatch(/[\p{Cc}\p{Cf}]/u);
+  expect(refused.message.length).toBeLessThan(600);
 });
 
 test('the codes are those of docs/protocol.md', () => {

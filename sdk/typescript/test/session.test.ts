@@ -209,6 +209,20 @@ describe('stopping', () => {
   });
 });
 
+describe('stopping without a connection', () => {
+  test('a cancel that nobody heard is said again', async () => {
+    const wire = await Wire.to(node.port);
+    const one = await session({ url: wire.url });
+    const answer = one.chat({ ...story, max_tokens: 2000 });
+    for await (const _ of answer) {
+      one.loseConnection();
+      answer.cancel();
+    }
+    expect((await answer).finishReason).toBe('cancelled');
+    wire.close();
+  });
+});
+
 describe('who is there', () => {
   test('another identity than the pinned one is refused before anything is said', async () => {
     const frames: string[] = [];
@@ -292,6 +306,41 @@ describe('refusals', () => {
     const one = await session();
     await expect(one.chat({ prompt: 'x'.repeat(2 << 20) })).rejects.toBeInstanceOf(TooLarge);
   });
+});
+
+test('options that no timer takes are bounded or refused', async () => {
+  const states: string[] = [];
+  const one = await session({
+    renewAfter: Number.POSITIVE_INFINITY,
+    silenceTimeout: 1e12,
+    onConnection: (state) => states.push(state),
+  });
+  expect((await one.chat(capital)).text).toContain('Paris');
+  expect(states).toEqual(['open']);
+  for (const renewAfter of [0, -1, Number.NaN]) {
+    await expect(session({ renewAfter })).rejects.toMatchObject({ code: 'USAGE' });
+  }
+});
+
+test('who looks on and stumbles does not end the session', async () => {
+  const one = await session({
+    onFrame: () => {
+      throw new Error('it stumbled');
+    },
+  });
+  expect((await one.chat(capital)).text).toContain('Paris');
+});
+
+test('what is no request is said to be none', async () => {
+  const one = await session();
+  expect(() => one.chat(null as never)).toThrow('a request is an object');
+  expect(() => one.chat({ prompt: 'x', seed: 1n as never })).toThrow('a request is JSON');
+  const stop = new AbortController();
+  stop.abort(null);
+  await expect(one.chat(capital, { signal: stop.signal })).rejects.toMatchObject({ name: 'AbortError' });
+  expect(
+    await one.chat({ ...capital, model: 'gpt-4' }).catch((error) => (error as { code: string }).code),
+  ).toBe('MODEL_NOT_FOUND');
 });
 
 test('embeddings and the list of models come', async () => {

@@ -77,6 +77,10 @@ test('a wallet is asked once for a node, and again when its word ends', async ()
   const first = await delegate(wallet, { node: node.address, store });
   const again = await delegate(wallet, { node: node.address, store });
   expect(asked).toBe(1);
+  const beside = memoryStore();
+  await Promise.all([1, 2, 3].map(() => delegate(wallet, { node: node.address, store: beside })));
+  expect(asked).toBe(2);
+  asked = 1;
   expect(again.key.address()).toBe(first.key.address());
   await delegate(wallet, { node: `0x${'11'.repeat(20)}`, store });
   expect(asked).toBe(2);

@@ -200,7 +200,8 @@ export class Session {
       return;
     }
     this.#asked = this.#asked.filter((one) => one !== asked);
-    asked.sink.fail(new Closed());
+    // It was never sent.
+    asked.sink.end({ finish_reason: 'cancelled', usage: usageOf(undefined), dropped_messages: 0 });
   }
 
   #heard(heard: Heard): void {

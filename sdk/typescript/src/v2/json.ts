@@ -16,11 +16,14 @@ export class MalformedError extends Error {
   }
 }
 
-/** Where a value stands, and what its text says that the value does not. */
+/** Where a value stands, and what the text of its container says that the value does not. */
 interface At {
   path: string;
-  source: Source;
+  key: Key;
+  text: Container | undefined;
 }
+
+type Key = string | number;
 
 export type Form<T> = (value: unknown, at: At) => T;
 type Forms = Record<string, Form<unknown>>;
@@ -28,14 +31,18 @@ type Optional<T> = { optional: Form<T> };
 type Read<F> = F extends Form<infer T> ? T : never;
 
 const MOST_NESTED = 128;
+/** The place of the value itself. */
+const ROOT = 0;
 
 function fail(at: At, what: string): never {
   throw new MalformedError(`${at.path || 'it'} is not ${what}`);
 }
 
-const below = (at: At, key: string | number): At => ({ path: step(at.path, key), source: at.source });
-const step = (path: string, key: string | number) =>
-  `${path}/${String(key).replaceAll('~', '~0').replaceAll('/', '~1')}`;
+const below = (at: At, key: Key): At => ({
+  path: `${at.path}/${key}`,
+  key,
+  text: at.text?.inner.get(at.key),
+});
 
 export const string: Form<string> = (value, at) =>
   typeof value === 'string' && value.isWellFormed() ? value : fail(at, 'text');
@@ -46,7 +53,10 @@ export const flag: Form<boolean> = (value, at) =>
 /** Written in digits alone, at most 2^53 - 1. */
 export function integer(most = Number.MAX_SAFE_INTEGER): Form<number> {
   return (value, at) =>
-    typeof value === 'number' && Number.isInteger(value) && value <= most && at.source.digits.has(at.path)
+    typeof value === 'number' &&
+    Number.isInteger(value) &&
+    value <= most &&
+    (at.text?.digits.has(at.key) ?? false)
       ? value
       : fail(at, `an integer up to ${most}`);
 }
@@ -102,7 +112,7 @@ export function object<R extends Forms, O extends Record<string, Optional<unknow
     const out: Record<string, unknown> = {};
     const once = (key: string) => {
       const inner = below(at, key);
-      if (at.source.twice.has(inner.path)) fail(inner, 'there once');
+      if (inner.text?.twice.has(key)) fail(inner, 'there once');
       return inner;
     };
     for (const [key, form] of Object.entries(required)) {
@@ -121,47 +131,56 @@ export function object<R extends Forms, O extends Record<string, Optional<unknow
   };
 }
 
-/** What the text of a JSON value says that the value does not. */
-interface Source {
-  /** Of keys that stand in their object more than once. */
-  twice: Set<string>;
+/** What the text of an object or a list says that its value does not. */
+interface Container {
+  /** Keys that stand there more than once. */
+  twice: Set<Key>;
   /** Of numbers that are written in digits alone. */
-  digits: Set<string>;
+  digits: Set<Key>;
+  inner: Map<Key, Container>;
 }
+
+const container = (): Container => ({ twice: new Set(), digits: new Set(), inner: new Map() });
 
 const TOKEN = /"(?:[^"\\]|\\.)*"|[{}[\],:]|-?\d[\d.eE+-]*/g;
 
-/** Walks the tokens of a text that is known to be JSON. */
-function inspect(json: string): Source {
-  const source: Source = { twice: new Set(), digits: new Set() };
-  const seen = new Set<string>();
-  const open: { path: string; list: boolean; key: string | number }[] = [];
+/**
+ * Walks the tokens of a text that is known to be JSON. The work grows with the text and no faster: a peer that has proved
+ * nothing yet may send it.
+ */
+function inspect(json: string): Container {
+  const outside = container();
+  const open: { here: Container; seen: Set<Key>; list: boolean; key: Key }[] = [
+    { here: outside, seen: new Set(), list: true, key: ROOT },
+  ];
   const tokens = json.match(TOKEN) ?? [];
-  tokens.forEach((token, i) => {
+  for (const [i, token] of tokens.entries()) {
     const top = open.at(-1);
-    const path = top ? step(top.path, top.key) : '';
+    if (!top) break;
     if (token === '{' || token === '[') {
-      open.push({ path, list: token === '[', key: token === '[' ? 0 : '' });
-      if (open.length > MOST_NESTED) throw new MalformedError('it is nested too deeply');
+      const here = container();
+      top.here.inner.set(top.key, here);
+      open.push({ here, seen: new Set(), list: token === '[', key: token === '[' ? 0 : '' });
+      if (open.length - 1 > MOST_NESTED) throw new MalformedError('it is nested too deeply');
     } else if (token === '}' || token === ']') open.pop();
     else if (token === ',') {
-      if (top?.list) top.key = Number(top.key) + 1;
+      if (top.list) top.key = Number(top.key) + 1;
     } else if (token.startsWith('"')) {
-      if (!top || top.list || tokens[i + 1] !== ':') return;
-      top.key = JSON.parse(token);
-      const key = step(top.path, top.key);
-      if (seen.has(key)) source.twice.add(key);
-      seen.add(key);
-    } else if (/^\d+$/.test(token)) source.digits.add(path);
-  });
-  return source;
+      if (top.list || tokens[i + 1] !== ':') continue;
+      const key: string = JSON.parse(token);
+      top.key = key;
+      if (top.seen.has(key)) top.here.twice.add(key);
+      top.seen.add(key);
+    } else if (/^\d+$/.test(token)) top.here.digits.add(top.key);
+  }
+  return outside;
 }
 
 /** @throws {MalformedError} where the text is not JSON of that form. */
 export function decode<T>(json: Uint8Array | string, form: Form<T>): T {
   const written = typeof json === 'string' ? json : readText(json);
   const value = parse(written);
-  return form(value, { path: '', source: inspect(written) });
+  return form(value, { path: '', key: ROOT, text: inspect(written) });
 }
 
 /** Any JSON value. */
