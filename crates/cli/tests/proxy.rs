@@ -246,3 +246,23 @@ fn the_proxy_is_for_this_machine_alone() {
     let mut command = user.command(&["proxy", "--env"]);
     assert_eq!(out(&command.env("FABSTIR_DELEGATE", "/nowhere").output().unwrap()), output);
 }
+
+#[tokio::test]
+async fn every_refusal_has_the_shape_of_the_api_that_was_asked() {
+    let (node, user) = (TestNode::start(&[]), User::new());
+    let proxy = Proxy::start(&user, &node);
+    for (path, status, kind) in
+        [("/chat/completions", 405, "invalid_request_error"), ("/nothing", 404, "invalid_request_error")]
+    {
+        let refused = proxy.get(path).await;
+        assert_eq!(refused.status(), status, "{path}");
+        assert!(status != 405 || refused.headers()["allow"] == "POST");
+        assert_eq!(json_of(refused).await["error"]["type"], kind, "{path}");
+    }
+    let counted = proxy.post("/messages/count_tokens", &json!({})).send().await.unwrap();
+    assert_eq!(counted.status(), 404);
+    assert_eq!(json_of(counted).await["error"]["type"], "not_found_error");
+    let nobody = proxy.http.post(format!("{}/messages/", proxy.base)).send().await.unwrap();
+    assert_eq!(nobody.status(), 401);
+    assert_eq!(json_of(nobody).await["type"], "error");
+}

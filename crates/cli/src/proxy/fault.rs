@@ -48,6 +48,11 @@ impl Fault {
         Self::new(StatusCode::NOT_FOUND, "not_found", "the proxy serves nothing under this path")
     }
 
+    pub(super) fn wrong_method() -> Self {
+        let message = "this path is served by another method: the Allow header names it";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+    }
+
     pub(super) fn no_model() -> Self {
         Self::new(StatusCode::NOT_FOUND, Code::ModelNotFound.as_str(), "the model is not served here")
     }

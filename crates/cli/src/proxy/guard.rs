@@ -53,7 +53,10 @@ impl Guard {
         let Some(token) = &self.token else { return Ok(()) };
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         // OpenAI's clients show it the one way, Anthropic's the other.
-        let bearer = text(AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
+        let bearer = text(AUTHORIZATION).and_then(|value| value.split_once(' '));
+        // The scheme is a word in any case (RFC 9110, 11.1).
+        let bearer =
+            bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, shown)| shown);
         let key = headers.get(API_KEY).and_then(|value| value.to_str().ok());
         let same = |shown: &str| {
             aws_lc_rs::constant_time::verify_slices_are_equal(shown.as_bytes(), token.as_bytes()).is_ok()
@@ -65,9 +68,16 @@ impl Guard {
 pub(super) async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     match guard.admit(request.headers()) {
         Ok(()) => next.run(request).await,
-        Err(fault) if request.uri().path() == "/v1/messages" => Refused(fault).into_response(),
-        Err(fault) => fault.into_response(),
+        Err(fault) => in_shape(request.uri().path(), fault),
     }
+}
+
+/// A refusal in the shape of the API whose path this is.
+pub(super) fn in_shape(path: &str, fault: Fault) -> Response {
+    if path == "/v1/messages" || path.starts_with("/v1/messages/") {
+        return Refused(fault).into_response();
+    }
+    fault.into_response()
 }
 
 /// For what needs no token: the page, and what it has sealed.
@@ -97,6 +107,7 @@ mod tests {
         let (host, bearer) = ((HOST, "127.0.0.1:8787"), (AUTHORIZATION, "Bearer secret"));
         assert!(admitted(&guard, &[host.clone(), bearer.clone()]));
         assert!(admitted(&guard, &[(HOST, "localhost:8787"), bearer.clone()]));
+        assert!(admitted(&guard, &[host.clone(), (AUTHORIZATION, "bearer secret")]));
         let key = (axum::http::HeaderName::from_static(API_KEY), "secret");
         assert!(admitted(&guard, &[host.clone(), key.clone()]));
         assert!(admitted(&guard, &[host.clone(), key, (AUTHORIZATION, "Bearer of another server")]));

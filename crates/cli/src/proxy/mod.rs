@@ -25,6 +25,7 @@ use std::{
 use axum::{
     Router,
     extract::DefaultBodyLimit,
+    http::Uri,
     middleware,
     routing::{get, post},
 };
@@ -127,7 +128,8 @@ fn routes(nodes: Arc<Nodes>, guard: Arc<guard::Guard>) -> Router {
         .route("/v1/models", get(models::list))
         // A name may have slashes in it.
         .route("/v1/models/{*id}", get(models::one))
-        .fallback(async || Fault::not_found())
+        .fallback(async |uri: Uri| guard::in_shape(uri.path(), Fault::not_found()))
+        .method_not_allowed_fallback(async |uri: Uri| guard::in_shape(uri.path(), Fault::wrong_method()))
         .layer(middleware::from_fn_with_state(guard, guard::check))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(nodes)
