@@ -1,6 +1,7 @@
 /** From an address to an open channel. */
 
 import {
+  Closed,
   ConnectError,
   DidNotOpen,
   type FabstirError,
@@ -36,6 +37,8 @@ export interface Config {
   renewAfter: number;
   webSocket?: WebSocketClass | undefined;
   capture?: Capture | undefined;
+  /** Ends what is being opened. */
+  stop: AbortController;
   /** Hears whether there is a connection. */
   onConnection?: ((state: 'open' | 'lost' | 'closed', why?: FabstirError) => void) | undefined;
 }
@@ -49,7 +52,13 @@ export interface Opened {
 
 /** Connects, and checks who the node says it is. */
 export async function reach(config: Config): Promise<{ line: Line; node: VerifiedNode }> {
-  const line = await Line.open(config.url, config.webSocket, config.connectTimeout, config.capture);
+  const line = await Line.open(
+    config.url,
+    config.webSocket,
+    config.connectTimeout,
+    config.stop.signal,
+    config.capture,
+  );
   const node = await attempt(line, config, introduce(line, config));
   return { line, node };
 }
@@ -117,9 +126,13 @@ export function fitting(received: [number, number][]): [number, number][] {
 /** In time, or the line is closed. */
 export async function attempt<T>(line: Line, config: Config, work: Promise<T>): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
+  let stop = () => {};
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(new Silent(config.connectTimeout)), config.connectTimeout);
+    stop = () => reject(new Closed());
   });
+  const { signal } = config.stop;
+  signal.addEventListener('abort', stop);
   try {
     return await Promise.race([work, late]);
   } catch (error) {
@@ -129,6 +142,7 @@ export async function attempt<T>(line: Line, config: Config, work: Promise<T>): 
     throw error;
   } finally {
     clearTimeout(timer);
+    signal.removeEventListener('abort', stop);
   }
 }
 

@@ -292,6 +292,7 @@ export class Driver {
     if (this.#ended) return;
     this.#ended = error;
     this.#awake();
+    this.#config.stop.abort();
     this.#hangUp();
     this.#ticket?.secret.fill(0);
     this.#ticket = undefined;
@@ -323,7 +324,7 @@ export class Driver {
   async #recover(): Promise<void> {
     const until = this.#trying.since + this.#config.resumeFor;
     let last: FabstirError = new Silent(this.#config.resumeFor);
-    for (;;) {
+    while (!this.#ended) {
       await this.#sleep(this.#trying.pause);
       this.#trying.pause = Math.min(Math.max(this.#trying.pause * 2, FIRST_PAUSE), LONGEST_PAUSE);
       if (this.#ended) return;

@@ -42,6 +42,8 @@ export interface ConnectOptions {
   resumeFor?: number;
   /** After so many milliseconds the channel gets new keys by a new handshake: an hour. */
   renewAfter?: number;
+  /** Ends the opening of the session; later it means nothing. */
+  signal?: AbortSignal;
   /** Sees every frame as it is on the wire. */
   onFrame?: Capture;
   /** Hears whether there is a connection, and why the session is closed. */
@@ -85,9 +87,21 @@ export async function connect(options: ConnectOptions): Promise<Session> {
     renewAfter: milliseconds('renewAfter', options.renewAfter, 3_600_000),
     webSocket: options.webSocket,
     capture: options.onFrame,
+    stop: new AbortController(),
     onConnection: options.onConnection,
   };
-  return new Session(await Driver.open(config));
+  const { signal } = options;
+  const stop = () => config.stop.abort();
+  signal?.addEventListener('abort', stop);
+  try {
+    signal?.throwIfAborted();
+    return new Session(await Driver.open(config));
+  } catch (error) {
+    signal?.throwIfAborted();
+    throw error;
+  } finally {
+    signal?.removeEventListener('abort', stop);
+  }
 }
 
 /** The most that a timer takes; beyond it a timer rings at once. */

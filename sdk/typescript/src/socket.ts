@@ -69,6 +69,7 @@ export class Line {
     url: string,
     socketClass: WebSocketClass | undefined,
     milliseconds: number,
+    signal?: AbortSignal,
     capture?: Capture,
   ): Promise<Line> {
     const make = socketClass ?? (await usual());
@@ -88,11 +89,15 @@ export class Line {
         if (settled) return;
         settled = true;
         clearTimeout(timer);
+        signal?.removeEventListener('abort', stop);
         if (why === undefined) return resolve();
         line.close();
         reject(new ConnectError(why));
       };
       const timer = setTimeout(() => settle('it does not answer'), milliseconds);
+      const stop = () => settle('it was given up');
+      if (signal?.aborted) return stop();
+      signal?.addEventListener('abort', stop);
       socket.addEventListener('open', () => settle());
       socket.addEventListener('close', () => settle('it closed the connection'));
       socket.addEventListener('error', (event: { message?: string }) => settle(event.message || UNREACHABLE));

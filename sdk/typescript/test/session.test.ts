@@ -1,5 +1,6 @@
 /** The session against a real node with a real model. */
 
+import { type AddressInfo, createServer } from 'node:net';
 import { inspect } from 'node:util';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { WebSocket } from 'ws';
@@ -307,6 +308,31 @@ describe('refusals', () => {
     await expect(one.chat({ prompt: 'x'.repeat(2 << 20) })).rejects.toBeInstanceOf(TooLarge);
   });
 });
+
+test('an opening that is given up ends at once, and so does one that a closed session was at', async () => {
+  // It takes connections and says nothing.
+  const silent = createServer();
+  await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve));
+  const url = `ws://127.0.0.1:${(silent.address() as AddressInfo).port}/v1/ws`;
+  const stop = new AbortController();
+  const opening = connect({ url, nodeKey: node.address, signal: stop.signal });
+  stop.abort();
+  await expect(opening).rejects.toBe(stop.signal.reason);
+  await expect(connect({ url, nodeKey: node.address, signal: stop.signal })).rejects.toBe(stop.signal.reason);
+  silent.close();
+
+  const wire = await Wire.to(node.port);
+  const one = await session({ url: wire.url });
+  const answer = one.chat(story);
+  for await (const _ of answer) {
+    one.loseConnection();
+    one.close();
+    break;
+  }
+  await expect(answer).rejects.toBeInstanceOf(Truncated);
+  expect(one.isOpen).toBe(false);
+  wire.close();
+}, 10_000);
 
 test('options that no timer takes are bounded or refused', async () => {
   const states: string[] = [];

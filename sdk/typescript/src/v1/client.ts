@@ -54,7 +54,7 @@ export async function connect(options: ConnectOptions): Promise<Session> {
     throw new UsageError('version 1 needs the node’s public key, 33 bytes in hex, as nodeKey');
   }
   const limit = options.connectTimeout ?? 10_000;
-  const line = await Line.open(options.url, options.webSocket, limit, options.onFrame);
+  const line = await Line.open(options.url, options.webSocket, limit, undefined, options.onFrame);
   const { frame, session } = startSession({
     nodeKey,
     clientKey: options.clientKey ?? PrivateKey.random(),
