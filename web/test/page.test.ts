@@ -74,7 +74,7 @@ test('stop stops the answer at the node', async () => {
   const { page } = await visit(context, here);
   await open(page);
   await ask(page, LONG);
-  await page.locator('article.assistant .markdown').first().waitFor();
+  await page.locator('article.streaming .markdown').waitFor();
   await page.getByRole('button', { name: 'Stop' }).click();
   await answered(page);
   await page
@@ -93,7 +93,7 @@ test('an answer goes on over a connection that is cut', async () => {
   await ask(page, LONG);
   const uncut = await answered(page);
   await page.getByRole('button', { name: 'Regenerate' }).click();
-  await page.locator('article.assistant .markdown').first().waitFor();
+  await page.locator('article.streaming .markdown').waitFor();
   const before = wire.connections;
   wire.cut();
   expect(await answered(page)).toBe(uncut);
