@@ -1,8 +1,9 @@
 /** Whom one talks to, and what that is worth. */
 
+import { checksum } from '@fabstir/sdk';
 import { useState } from 'preact/hooks';
 import { Aside } from './aside.js';
-import { checksum, type Pin, type Talk } from './talk.js';
+import type { Pin, Talk } from './talk.js';
 import { wallets } from './wallets.js';
 
 const PINS: Record<Pin, string> = {

@@ -5,7 +5,6 @@ import {
   type Answer,
   type Capture,
   ConnectError,
-  checksum,
   connect,
   FabstirError,
   IdentityError,
@@ -405,8 +404,6 @@ function pinned(servedBy: Who['servedBy'], own: Address): { address: Address; fr
   return { address: own, from: 'unknown' };
 }
 
-export const wordsOf = words;
-
 function ended(why: FabstirError | undefined, who: Who | undefined): Problem {
   if (why instanceof IdentityError) return problemOf(why, who);
   const text = why ? sentence(why) : 'The node or the network ended it.';
@@ -437,5 +434,3 @@ function sentence(error: unknown): string {
   const text = error instanceof FabstirError || error instanceof Error ? error.message : String(error);
   return `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 }
-
-export { checksum };

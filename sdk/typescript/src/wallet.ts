@@ -1,6 +1,6 @@
 /** A wallet's word for a delegate key: asked for once, kept where the caller says. */
 
-import { hex, join, unhex, wipe } from './bytes.js';
+import { join, unhex, wipe } from './bytes.js';
 import { UsageError, WalletError } from './error.js';
 import { type Address, InvalidAddress, parseAddress } from './ethereum.js';
 import { PrivateKey } from './identity.js';
@@ -183,9 +183,4 @@ function reason(error: unknown): string {
   return error instanceof Error
     ? error.message
     : String((error as { message?: unknown } | null)?.message ?? error);
-}
-
-/** Hex of a delegate key's public half, to show. */
-export function publicKeyOf(identity: ClientIdentity): string {
-  return hex(identity.key.publicKey.toBytes());
 }
