@@ -121,6 +121,29 @@ test('no script of it runs in the page', async () => {
   await context.close();
 });
 
+test('Markdown becomes what is harmless of it, and HTML stays to be read', async () => {
+  const context = await browser.newContext();
+  await context.grantPermissions(['clipboard-read', 'clipboard-write']);
+  const { page } = await visit(context, `http://127.0.0.1:${node.port}/`);
+  await page.getByText('Sealed end to end').waitFor();
+  await ask(page, '**bold** <b>raw</b> [link](https://nowhere.invalid/a)\n\n```js\nlet a = 1;\n```');
+  const said = await answered(page);
+  expect(said).toContain('<b>raw</b>');
+  const last = page.locator('article.assistant').last();
+  expect(await last.locator('strong').textContent()).toBe('bold');
+  expect(await last.locator('b').count()).toBe(0);
+  expect(await last.locator('pre code.language-js').textContent()).toContain('let a = 1;');
+  expect(await last.locator('a').getAttribute('rel')).toContain('noopener');
+  const clipboard = () => page.evaluate(() => navigator.clipboard.readText());
+  await last.getByRole('button', { name: 'Copy this code' }).click();
+  await last.getByText('Copied').waitFor();
+  expect(await clipboard()).toBe('let a = 1;\n');
+  await last.getByRole('button', { name: 'Copy the answer' }).click();
+  await last.getByRole('button', { name: 'Copied' }).last().waitFor();
+  expect(await clipboard()).toContain('**bold** <b>raw</b>');
+  await context.close();
+});
+
 test('what nobody can read as Markdown is shown as it is, and the page goes on', async () => {
   const said: Record<string, string> = {
     quotes: `${'> '.repeat(2000)}x`,
