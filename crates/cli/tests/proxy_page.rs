@@ -8,7 +8,7 @@ mod support;
 use fabstir_client::{Config, Request, Session, anonymous};
 use reqwest::{
     Response,
-    header::{HOST, ORIGIN},
+    header::{CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE},
 };
 use support::{TestNode, User, proxy::Proxy};
 
@@ -71,6 +71,8 @@ async fn what_the_page_has_sealed_is_carried_to_the_node() {
     let plain = page.get("/v1/ws", &[]).await;
     assert_eq!(plain.status(), 400);
     assert!(plain.text().await.unwrap().contains("WebSocket"));
+    let other = [(UPGRADE, "h2c"), (CONNECTION, "upgrade"), (SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ==")];
+    assert_eq!(page.get("/v1/ws", &other).await.status(), 400);
 }
 
 #[tokio::test]
@@ -79,10 +81,10 @@ async fn a_node_that_is_gone_is_said_to_be_so() {
     let page = Page::of(&node, &user);
     node.kill();
     let upgrade = [
-        (reqwest::header::CONNECTION, "upgrade"),
-        (reqwest::header::UPGRADE, "websocket"),
-        (reqwest::header::SEC_WEBSOCKET_VERSION, "13"),
-        (reqwest::header::SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ=="),
+        (CONNECTION, "upgrade"),
+        (UPGRADE, "websocket"),
+        (SEC_WEBSOCKET_VERSION, "13"),
+        (SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ=="),
     ];
     let answer = page.get("/v1/ws", &upgrade).await;
     assert_eq!(answer.status(), 502);

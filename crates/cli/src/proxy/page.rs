@@ -10,7 +10,7 @@ use axum::{
     body::Body,
     extract::{Request, State},
     http::{
-        HeaderValue, StatusCode,
+        HeaderMap, HeaderValue, StatusCode,
         header::{CONNECTION, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE},
     },
     response::{IntoResponse as _, Response},
@@ -47,7 +47,7 @@ pub(super) fn routes(way: Way) -> Router {
 
 /// Carries a WebSocket to the node, byte by byte.
 async fn carry(State(way): State<Arc<Way>>, mut request: Request) -> Response {
-    let key = request.headers().get(SEC_WEBSOCKET_KEY).cloned();
+    let key = websocket_key(request.headers()).cloned();
     let (Some(key), Some(here)) = (key, request.extensions_mut().remove::<hyper::upgrade::OnUpgrade>())
     else {
         return Fault::invalid("GET /v1/ws is a WebSocket (RFC 6455)").into_response();
@@ -76,6 +76,12 @@ async fn carry(State(way): State<Arc<Way>>, mut request: Request) -> Response {
         headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
     }
     response
+}
+
+/// Of a request for a WebSocket, and for no other protocol.
+fn websocket_key(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let protocol = headers.get(UPGRADE)?;
+    headers.get(SEC_WEBSOCKET_KEY).filter(|_| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// The node's answer to the same request, without the browser's origin and without extensions.
