@@ -30,6 +30,8 @@ export interface Config {
   url: string;
   node: Address;
   identity: ClientIdentity;
+  /** The key was made for this session, and goes with it. */
+  isAnonymous: boolean;
   shape: Shape;
   connectTimeout: number;
   silenceTimeout: number;

@@ -295,6 +295,7 @@ export class Driver {
     this.#config.stop.abort();
     this.#hangUp();
     this.#ticket?.secret.fill(0);
+    if (this.#config.isAnonymous) this.#config.identity.key.wipe();
     this.#ticket = undefined;
     globalThis.removeEventListener?.('online', this.#online);
     this.#config.onConnection?.('closed', error);

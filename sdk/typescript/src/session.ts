@@ -80,6 +80,7 @@ export async function connect(options: ConnectOptions): Promise<Session> {
     url: options.url,
     node,
     identity: await identityOf(options, node),
+    isAnonymous: !options.identity && !options.wallet,
     shape: options.shape ?? 'bucket',
     connectTimeout: milliseconds('connectTimeout', options.connectTimeout, 10_000),
     silenceTimeout: milliseconds('silenceTimeout', options.silenceTimeout, 45_000),

@@ -389,6 +389,19 @@ test('secrets do not print', async () => {
   expect(shown).not.toMatch(/Uint8Array\(32\)/);
 });
 
+test('an anonymous key goes with its session, and a given one stays', async () => {
+  const wiped = vi.spyOn(PrivateKey.prototype, 'wipe');
+  const close = async (options: Partial<Parameters<typeof connect>[0]>) => {
+    const one = await session(options);
+    wiped.mockClear();
+    one.close();
+    return wiped.mock.calls.length;
+  };
+  expect(await close({})).toBe(1);
+  expect(await close({ identity: { key: PrivateKey.random() } })).toBe(0);
+  vi.restoreAllMocks();
+});
+
 test('lengths are padded unless that is switched off', async () => {
   const lengths = async (shape: 'bucket' | 'off') => {
     const seen: number[] = [];
