@@ -18,16 +18,23 @@ use zeroize::Zeroizing;
 
 use crate::{
     channel::ChannelLimits,
+    command::Command,
     crypto::{ChannelKeyTimes, InvalidNodeKey, NodeKey, StoreLimits, TestKeys},
 };
 
 mod engine;
 mod env_file;
+mod limits;
+mod operation;
 
 pub use engine::{
     EngineArgs, EngineConfig, EngineKind, FlashAttentionMode, KvTypeName, ModelSetting, UpstreamSettings,
 };
 pub use env_file::EnvFile;
+pub use limits::Origins;
+use limits::{LimitArgs, clients, kibibytes, origins};
+pub use operation::LogFormat;
+use operation::OperationArgs;
 
 /// The one setting that is no flag, because flags show in the process list.
 pub const HOST_PRIVATE_KEY: &str = "HOST_PRIVATE_KEY";
@@ -47,6 +54,8 @@ serves plaintext and refuses encrypted frames. Make one with: openssl rand -hex 
 #[derive(Clone, Debug, Parser)]
 #[command(name = "fabstir-llm-node", version, after_help = AFTER_HELP, args_override_self = true)]
 pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Address and port to listen on
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen_addr: SocketAddr,
@@ -94,48 +103,10 @@ pub struct Args {
     /// Chain of the node's identity, and the one that acks name where the client names none; 0 if not set
     #[arg(long, value_parser = clap::value_parser!(u64).range(..=9_007_199_254_740_991))]
     chain_id: Option<u64>,
-    /// Origins whose pages may connect, beside the node's own; comma-separated
-    #[arg(long, value_delimiter = ',', value_name = "ORIGINS")]
-    allowed_origins: Vec<String>,
-    /// Ethereum addresses of the clients that may open sessions; comma-separated, all if not set
-    #[arg(long, value_delimiter = ',', value_name = "ADDRESSES")]
-    allowed_clients: Vec<String>,
-    /// Messages of one session that may wait for its running answer
-    #[arg(long, default_value = "8")]
-    max_queued_messages: NonZeroUsize,
-    /// Memory, in MiB, for the requests of all sessions that wait or are being answered
-    #[arg(long, value_name = "MIB", default_value = "64")]
-    max_queued_mib: NonZeroU32,
-    /// Sockets that may be open
-    #[arg(long, default_value = "1024")]
-    max_connections: NonZeroUsize,
-    /// Sessions that may be held
-    #[arg(long, default_value = "10000")]
-    max_sessions: NonZeroUsize,
-    /// Sessions of one connection
-    #[arg(long, default_value = "64")]
-    max_sessions_per_connection: NonZeroUsize,
-    /// Session inits that one network (IPv4 address, IPv6 /64) may send in a minute
-    #[arg(long, default_value = "600")]
-    inits_per_minute: NonZeroU32,
-    /// Challenges that one network may have signed in a minute
-    #[arg(long, default_value = "30")]
-    challenges_per_minute: NonZeroU32,
-    /// Largest frame, in bytes
-    #[arg(long, value_name = "BYTES", default_value = "1048576")]
-    max_frame_bytes: NonZeroUsize,
-    /// Seconds that a client may leave its answers unread
-    #[arg(long, value_name = "SECONDS", default_value = "30")]
-    send_timeout_seconds: NonZeroU64,
-    /// Seconds that running answers get to finish on SIGTERM
-    #[arg(long, value_name = "SECONDS", default_value = "30")]
-    drain_seconds: u64,
-    /// What is logged, as tracing's EnvFilter has it
-    #[arg(long, default_value = "info")]
-    rust_log: String,
-    /// How it is logged
-    #[arg(long, value_enum, default_value = "text")]
-    log_format: LogFormat,
+    #[command(flatten)]
+    limits: LimitArgs,
+    #[command(flatten)]
+    operation: OperationArgs,
 }
 
 /// The least that is done against the reading of lengths.
@@ -156,29 +127,6 @@ pub enum ChallengeMode {
     Legacy,
     /// None.
     Off,
-}
-
-/// How the log is written.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// Which pages may connect, beside the node's own.
-#[derive(Clone, Debug, Default)]
-pub struct Origins(HashSet<String>);
-
-impl Origins {
-    /// Whether `origin` may talk to a node that was addressed as `host`. Programs that are no browsers send no
-    /// origin.
-    pub fn admit(&self, origin: Option<&str>, host: Option<&str>) -> bool {
-        let Some(origin) = origin else { return true };
-        let authority = origin.split_once("://").map(|(_, authority)| authority);
-        (authority.is_some() && authority == host) || self.0.contains(origin)
-    }
 }
 
 /// What the node runs with: parsed, complete, built once.
@@ -286,6 +234,11 @@ impl Args {
         Self::from_arg_matches(&Self::command().try_get_matches_from(all)?)
     }
 
+    /// What is to be done instead of serving.
+    pub fn take_command(&mut self) -> Option<Command> {
+        self.command.take()
+    }
+
     /// Says what the settings mean together.
     ///
     /// # Errors
@@ -300,16 +253,16 @@ impl Args {
             None => None,
         };
         self.refuse_contradictions(key.is_some())?;
-        let allowed_clients = clients(&self.allowed_clients)?;
+        let allowed_clients = clients(&self.limits.allowed_clients)?;
         let store = StoreLimits {
-            sessions: self.max_sessions.get(),
-            per_connection: self.max_sessions_per_connection.get(),
+            sessions: self.limits.max_sessions.get(),
+            per_connection: self.limits.max_sessions_per_connection.get(),
             ttl: Duration::from_secs(self.session_key_ttl_seconds.get()),
             session_max: Duration::from_secs(self.session_max_seconds.get()),
             grace: Duration::from_secs(self.conversation_grace_seconds),
         };
         let channels = self.channels();
-        let send_timeout = Duration::from_secs(self.send_timeout_seconds.get());
+        let send_timeout = Duration::from_secs(self.limits.send_timeout_seconds.get());
         let most_tokens = self.engine.max_tokens_per_request.map(NonZeroU32::get);
         let config = Config {
             listen: self.listen_addr,
@@ -330,30 +283,30 @@ impl Args {
             require_init_timestamp: self.require_init_timestamp,
             challenge: self.challenge,
             chain_id: self.chain_id,
-            allowed_origins: origins(self.allowed_origins)?,
+            allowed_origins: origins(self.limits.allowed_origins)?,
             allowed_clients,
-            max_queued_messages: self.max_queued_messages.get(),
-            max_queued_kibibytes: kibibytes(self.max_queued_mib),
-            max_connections: self.max_connections.get(),
-            inits_per_minute: self.inits_per_minute,
-            challenges_per_minute: self.challenges_per_minute,
-            max_frame_bytes: self.max_frame_bytes.get(),
+            max_queued_messages: self.limits.max_queued_messages.get(),
+            max_queued_kibibytes: kibibytes(self.limits.max_queued_mib),
+            max_connections: self.limits.max_connections.get(),
+            inits_per_minute: self.limits.inits_per_minute,
+            challenges_per_minute: self.limits.challenges_per_minute,
+            max_frame_bytes: self.limits.max_frame_bytes.get(),
             send_timeout,
-            drain: Duration::from_secs(self.drain_seconds),
+            drain: Duration::from_secs(self.operation.drain_seconds),
             keep_alive: Duration::from_secs(20),
             ping_interval: Duration::from_secs(15),
             header_timeout: Duration::from_secs(10),
-            rust_log: self.rust_log,
-            log_format: self.log_format,
+            rust_log: self.operation.rust_log,
+            log_format: self.operation.log_format,
         };
         Ok((config, key))
     }
 
     fn channels(&self) -> ChannelLimits {
         ChannelLimits {
-            sessions: self.max_sessions.get(),
+            sessions: self.limits.max_sessions.get(),
             max_request_bytes: self.max_request_bytes.get(),
-            max_requests: self.max_queued_messages.get().saturating_add(1),
+            max_requests: self.limits.max_queued_messages.get().saturating_add(1),
             handshake: Duration::from_secs(10),
             grace: Duration::from_secs(15),
             keep: Duration::from_secs(60),
@@ -364,7 +317,7 @@ impl Args {
     }
 
     fn refuse_contradictions(&self, has_key: bool) -> Result<(), ConfigError> {
-        let allow_list = !self.allowed_clients.is_empty();
+        let allow_list = !self.limits.allowed_clients.is_empty();
         let need_key = [
             ("REQUIRE_ENCRYPTION", self.require_encryption),
             ("ALLOWED_CLIENTS", allow_list),
@@ -380,7 +333,7 @@ impl Args {
             ("ALLOW_PLAINTEXT", self.allow_plaintext, "MIN_PROTOCOL=2", self.min_protocol > 1),
         ];
         refuse_both(&pairs)?;
-        if has_key && self.max_frame_bytes.get() < MAX_FRAME_LEN {
+        if has_key && self.limits.max_frame_bytes.get() < MAX_FRAME_LEN {
             return Err(ConfigError::FrameBelowRecord { least: MAX_FRAME_LEN });
         }
         if self.session_max_seconds < self.session_key_ttl_seconds {
@@ -390,16 +343,11 @@ impl Args {
         let minutes = self.session_key_ttl_seconds.get().div_ceil(60).max(10);
         let remembered = u64::try_from(InitMemoryLimits::standard(0).per_network).unwrap_or(u64::MAX);
         let most = remembered.checked_div(minutes).unwrap_or(0).max(1);
-        if u64::from(self.inits_per_minute.get()) > most {
+        if u64::from(self.limits.inits_per_minute.get()) > most {
             return Err(ConfigError::InitsAboveMemory { most });
         }
         Ok(())
     }
-}
-
-fn kibibytes(mebibytes: NonZeroU32) -> usize {
-    let most = tokio::sync::Semaphore::MAX_PERMITS;
-    usize::try_from(mebibytes.get()).unwrap_or(most).saturating_mul(1024).min(most)
 }
 
 /// Refuses two settings that contradict each other, each with whether it is set.
@@ -407,24 +355,6 @@ fn refuse_both(pairs: &[(&'static str, bool, &'static str, bool)]) -> Result<(),
     match pairs.iter().find(|(_, one, _, other)| *one && *other) {
         Some((one, _, other, _)) => Err(ConfigError::Contradiction { one, other }),
         None => Ok(()),
-    }
-}
-
-fn clients(listed: &[String]) -> Result<Option<HashSet<Address>>, ConfigError> {
-    let read = |text: &String| text.trim().parse().map_err(|_| ConfigError::ClientAddress(text.clone()));
-    let addresses: HashSet<Address> = listed.iter().map(read).collect::<Result<_, _>>()?;
-    Ok((!addresses.is_empty()).then_some(addresses))
-}
-
-fn origins(listed: Vec<String>) -> Result<Origins, ConfigError> {
-    let is_origin = |text: &str| {
-        text.split_once("://").is_some_and(|(scheme, host)| {
-            !scheme.is_empty() && !host.is_empty() && !host.contains(['/', '?', '#', '*', ' '])
-        })
-    };
-    match listed.iter().find(|text| !is_origin(text.trim())) {
-        Some(wrong) => Err(ConfigError::Origin(wrong.clone())),
-        None => Ok(Origins(listed.iter().map(|text| text.trim().to_owned()).collect())),
     }
 }
 
@@ -494,15 +424,5 @@ mod tests {
     fn a_published_key_stops_the_start_without_being_shown() {
         let shown = sentence(&[], &[("HOST_PRIVATE_KEY", KEY)]);
         assert!(shown.contains("ALLOW_TEST_KEYS") && !shown.contains("59c6"), "{shown}");
-    }
-
-    #[test]
-    fn an_origin_is_the_nodes_own_or_listed() {
-        let origins = origins(vec!["https://app.example".into()]).unwrap();
-        assert!(origins.admit(None, Some("node:8080")));
-        assert!(origins.admit(Some("http://node:8080"), Some("node:8080")));
-        assert!(origins.admit(Some("https://app.example"), Some("node:8080")));
-        assert!(!origins.admit(Some("https://evil.example"), Some("node:8080")));
-        assert!(!origins.admit(Some("null"), None));
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod answer;
 pub mod channel;
+pub mod command;
 pub mod config;
 pub mod connection;
 pub mod conversation;

@@ -4,6 +4,7 @@ use std::{ffi::OsString, io::Write as _, path::Path, process::ExitCode, sync::Ar
 
 use anyhow::Context as _;
 use fabstir_llm_node::{
+    command::{Command, ConfigCommand},
     config::{Args, EnvFile},
     engine, logging, metrics, model,
     node::Node,
@@ -34,8 +35,12 @@ async fn serve() -> anyhow::Result<()> {
         |value: OsString| value.into_string().unwrap_or_else(|value| value.to_string_lossy().into_owned());
     let set = |name: &str| std::env::var_os(name).map(text);
     let env = |name: &str| set(name).or_else(|| env_file.get(name));
-    let args = Args::read(std::env::args_os(), &env).unwrap_or_else(|error| error.exit());
+    let mut args = Args::read(std::env::args_os(), &env).unwrap_or_else(|error| error.exit());
+    let command = args.take_command();
     let (config, key) = args.resolve(env)?;
+    if let Some(command) = command {
+        return perform(command);
+    }
     let hub = env(model::HF_ENDPOINT);
     drop(env_file);
     logging::start(&config).context("RUST_LOG cannot be read")?;
@@ -50,6 +55,16 @@ async fn serve() -> anyhow::Result<()> {
     tracing::info!(address = %listener.local_addr()?, "listening");
     server::run(listener, node, metrics).await;
     Ok(())
+}
+
+/// Does what is not serving.
+fn perform(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Config(ConfigCommand::Check) => {
+            writeln!(std::io::stdout(), "the settings are in order")?;
+            Ok(())
+        }
+    }
 }
 
 /// The threads that compute wait for each other by spinning, for milliseconds by default: where others want the cores too,

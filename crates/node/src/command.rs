@@ -1,0 +1,18 @@
+//! What the binary does beside serving.
+
+use clap::Subcommand;
+
+/// A task that is not serving.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// The settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// What is done with the settings.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Say whether the node would start with these settings
+    Check,
+}

@@ -1,0 +1,101 @@
+//! Who may come, how many, and how much of each.
+
+use std::{
+    collections::HashSet,
+    num::{NonZeroU32, NonZeroU64, NonZeroUsize},
+};
+
+use clap::Args;
+use fabstir_protocol::ethereum::Address;
+
+use super::ConfigError;
+
+/// What was typed of limits.
+#[derive(Args, Clone, Debug)]
+pub(super) struct LimitArgs {
+    /// Origins whose pages may connect, beside the node's own; comma-separated
+    #[arg(long, value_delimiter = ',', value_name = "ORIGINS")]
+    pub(super) allowed_origins: Vec<String>,
+    /// Ethereum addresses of the clients that may open sessions; comma-separated, all if not set
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESSES")]
+    pub(super) allowed_clients: Vec<String>,
+    /// Messages of one session that may wait for its running answer
+    #[arg(long, default_value = "8")]
+    pub(super) max_queued_messages: NonZeroUsize,
+    /// Memory, in MiB, for the requests of all sessions that wait or are being answered
+    #[arg(long, value_name = "MIB", default_value = "64")]
+    pub(super) max_queued_mib: NonZeroU32,
+    /// Sockets that may be open
+    #[arg(long, default_value = "1024")]
+    pub(super) max_connections: NonZeroUsize,
+    /// Sessions that may be held
+    #[arg(long, default_value = "10000")]
+    pub(super) max_sessions: NonZeroUsize,
+    /// Sessions of one connection
+    #[arg(long, default_value = "64")]
+    pub(super) max_sessions_per_connection: NonZeroUsize,
+    /// Session inits that one network (IPv4 address, IPv6 /64) may send in a minute
+    #[arg(long, default_value = "600")]
+    pub(super) inits_per_minute: NonZeroU32,
+    /// Challenges that one network may have signed in a minute
+    #[arg(long, default_value = "30")]
+    pub(super) challenges_per_minute: NonZeroU32,
+    /// Largest frame, in bytes
+    #[arg(long, value_name = "BYTES", default_value = "1048576")]
+    pub(super) max_frame_bytes: NonZeroUsize,
+    /// Seconds that a client may leave its answers unread
+    #[arg(long, value_name = "SECONDS", default_value = "30")]
+    pub(super) send_timeout_seconds: NonZeroU64,
+}
+
+/// Which pages may connect, beside the node's own.
+#[derive(Clone, Debug, Default)]
+pub struct Origins(HashSet<String>);
+
+impl Origins {
+    /// Whether `origin` may talk to a node that was addressed as `host`. Programs that are no browsers send no
+    /// origin.
+    pub fn admit(&self, origin: Option<&str>, host: Option<&str>) -> bool {
+        let Some(origin) = origin else { return true };
+        let authority = origin.split_once("://").map(|(_, authority)| authority);
+        (authority.is_some() && authority == host) || self.0.contains(origin)
+    }
+}
+
+pub(super) fn kibibytes(mebibytes: NonZeroU32) -> usize {
+    let most = tokio::sync::Semaphore::MAX_PERMITS;
+    usize::try_from(mebibytes.get()).unwrap_or(most).saturating_mul(1024).min(most)
+}
+
+pub(super) fn clients(listed: &[String]) -> Result<Option<HashSet<Address>>, ConfigError> {
+    let read = |text: &String| text.trim().parse().map_err(|_| ConfigError::ClientAddress(text.clone()));
+    let addresses: HashSet<Address> = listed.iter().map(read).collect::<Result<_, _>>()?;
+    Ok((!addresses.is_empty()).then_some(addresses))
+}
+
+pub(super) fn origins(listed: Vec<String>) -> Result<Origins, ConfigError> {
+    let is_origin = |text: &str| {
+        text.split_once("://").is_some_and(|(scheme, host)| {
+            !scheme.is_empty() && !host.is_empty() && !host.contains(['/', '?', '#', '*', ' '])
+        })
+    };
+    match listed.iter().find(|text| !is_origin(text.trim())) {
+        Some(wrong) => Err(ConfigError::Origin(wrong.clone())),
+        None => Ok(Origins(listed.iter().map(|text| text.trim().to_owned()).collect())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_the_nodes_own_or_listed() {
+        let origins = origins(vec!["https://app.example".into()]).unwrap();
+        assert!(origins.admit(None, Some("node:8080")));
+        assert!(origins.admit(Some("http://node:8080"), Some("node:8080")));
+        assert!(origins.admit(Some("https://app.example"), Some("node:8080")));
+        assert!(!origins.admit(Some("https://evil.example"), Some("node:8080")));
+        assert!(!origins.admit(Some("null"), None));
+    }
+}
