@@ -31,6 +31,8 @@ has patch || packages+=(patch)
 has_pip || packages+=(python3-pip python3-venv)
 has_tool cmake || packages+=(cmake)
 has_libclang || has_tools_libclang || packages+=(libclang-dev)
+# A PKCS #11 token in software, for the tests of keys in hardware.
+has softhsm2-util || packages+=(softhsm2)
 # Makes the second build of llama.cpp (release after test, or the other way round) a matter of seconds.
 has ccache || packages+=(ccache)
 

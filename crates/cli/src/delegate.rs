@@ -9,6 +9,7 @@ use std::{
 };
 
 use fabstir_client::{ClientIdentity, SessionDelegation, SignedDelegation};
+use fabstir_custody::{KeySource, Password};
 use fabstir_protocol::identity::{PrivateKey, Signature};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -16,7 +17,7 @@ use zeroize::Zeroizing;
 use crate::{
     args::Delegate,
     failure::{Exit, Failure},
-    keys, keystore,
+    keys,
 };
 
 /// The delegate's file. Its owner's alone.
@@ -165,16 +166,8 @@ fn wallet(command: &Delegate) -> Result<Option<PrivateKey>, Failure> {
         return keys::client_key(Some(path)).map(Some);
     }
     let Some(path) = &command.keystore else { return Ok(None) };
-    let password = match &command.password_file {
-        Some(file) => {
-            let text = fs::read_to_string(file).map(Zeroizing::new);
-            text.map_err(|error| Failure::file(file, error))?
-        }
-        None => {
-            let asked = rpassword::prompt_password("password of the keystore: ").map(Zeroizing::new);
-            asked.map_err(|error| Failure::new(Exit::Usage, format!("cannot read the password: {error}")))?
-        }
-    };
-    let password = password.trim_end_matches(['\n', '\r']);
-    keystore::open(path, password).map(Some)
+    let password = command.password_file.clone().map_or(Password::Prompt, Password::File);
+    let secret = KeySource::Keystore(path.clone(), password).secret()?;
+    let key = secret.map(|secret| PrivateKey::try_from(&*secret)).transpose();
+    key.map_err(|error| Failure::file(path, error))
 }

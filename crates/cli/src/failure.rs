@@ -76,6 +76,18 @@ impl Failure {
     }
 }
 
+impl From<fabstir_custody::SecretFileError> for Failure {
+    fn from(error: fabstir_custody::SecretFileError) -> Self {
+        Self::new(Exit::Usage, error.to_string())
+    }
+}
+
+impl From<fabstir_custody::KeySourceError> for Failure {
+    fn from(error: fabstir_custody::KeySourceError) -> Self {
+        Self::new(Exit::Usage, error.to_string())
+    }
+}
+
 /// Writes to standard output that fail. A reader that has left (`| head`) is no failure.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {

@@ -1,11 +1,11 @@
 //! The key that signs a client's sessions.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, ErrorKind, Read as _, Write},
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
+use fabstir_custody::{SecretFileError, read_secret_file, replace_secret_file, write_secret_file};
 use fabstir_protocol::identity::PrivateKey;
 use zeroize::Zeroizing;
 
@@ -14,9 +14,6 @@ use crate::{
     delegate,
     failure::{Exit, Failure},
 };
-
-/// A key is 64 digits, `0x` and a newline, a delegate's file some hundred bytes; what is far larger is neither.
-const MAX_FILE: u64 = 2048;
 
 pub(crate) fn run(command: Keys) -> Result<Exit, Failure> {
     let mut out = io::stdout().lock();
@@ -67,12 +64,7 @@ pub(crate) fn config_file(name: &str) -> Result<PathBuf, Failure> {
 
 /// Makes the directory of `path`, for its owner only.
 pub(crate) fn make_parent(path: &Path) -> Result<(), Failure> {
-    let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else { return Ok(()) };
-    let mut builder = DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(parent).map_err(|error| Failure::file(parent, error))
+    Ok(fabstir_custody::make_parent(path)?)
 }
 
 fn default_path() -> Result<PathBuf, Failure> {
@@ -85,78 +77,41 @@ fn read(path: &Path) -> Result<PrivateKey, Failure> {
 
 /// The text of a file that is its owner's alone.
 pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<String>, Failure> {
-    let file = File::open(path).map_err(|error| {
-        if error.kind() != ErrorKind::NotFound {
-            return Failure::file(path, error);
-        }
-        Failure::file(path, format_args!("no such key; run: fabstir keys new --out {}", path.display()))
-    })?;
-    check_mode(path, &file)?;
-    let mut text = Zeroizing::new(String::with_capacity(2048));
-    file.take(MAX_FILE).read_to_string(&mut text).map_err(|error| Failure::file(path, error))?;
-    Ok(text)
-}
-
-#[cfg(unix)]
-fn check_mode(path: &Path, file: &File) -> Result<(), Failure> {
-    use std::os::unix::fs::MetadataExt as _;
-    let mode = file.metadata().map_err(|error| Failure::file(path, error))?.mode();
-    if mode & 0o077 == 0 {
-        return Ok(());
+    if !path.exists() {
+        let how = format_args!("no such key; run: fabstir keys new --out {}", path.display());
+        return Err(Failure::file(path, how));
     }
-    let shown = path.display();
-    Err(Failure::file(path, format_args!("others can read this private key; run: chmod 600 {shown}")))
-}
-
-#[cfg(not(unix))]
-fn check_mode(_: &Path, _: &File) -> Result<(), Failure> {
-    Ok(())
+    let secret = read_secret_file(path)?;
+    let text = secret.as_text().ok_or_else(|| Failure::file(path, "it is not text"))?;
+    Ok(Zeroizing::new(text.to_owned()))
 }
 
 /// Writes a key where there is none; with `force` also where there is one, which is replaced in one step.
 fn write_new(path: &Path, key: &PrivateKey, force: bool) -> Result<(), Failure> {
-    make_parent(path)?;
-    if !force {
-        return create(path, key).map_err(|error| {
-            if error.kind() != ErrorKind::AlreadyExists {
-                return Failure::file(path, error);
-            }
-            Failure::file(path, "there is a key already; --force replaces it, and it is lost")
-        });
-    }
     let text = secret_line(key);
-    replace(path, text.as_bytes())
+    if force {
+        return replace(path, text.as_bytes());
+    }
+    write_secret_file(path, text.as_bytes()).map_err(|error| match error {
+        SecretFileError::Exists { .. } => {
+            Failure::file(path, "there is a key already; --force replaces it, and it is lost")
+        }
+        SecretFileError::Mode { .. } | SecretFileError::Io { .. } => error.into(),
+    })
 }
 
 /// Writes a secret file, in the place of the one that is there, in one step.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let beside = write_beside(path, bytes)?;
-    fs::rename(&beside, path).map_err(|error| {
-        // What could not be put in place is of no use to anybody.
-        let _ = fs::remove_file(&beside);
-        Failure::file(path, error)
-    })
+    Ok(replace_secret_file(path, bytes)?)
 }
 
 /// Writes a secret file where there is none, in one step. Of several calls side by side one writes it, and to the others
 /// it is there.
 pub(crate) fn write_once(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let beside = write_beside(path, bytes)?;
-    let linked = fs::hard_link(&beside, path);
-    let _ = fs::remove_file(&beside);
-    match linked {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(Failure::file(path, error)),
-        Ok(()) | Err(_) => Ok(()),
+    match write_secret_file(path, bytes) {
+        Ok(()) | Err(SecretFileError::Exists { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
     }
-}
-
-fn write_beside(path: &Path, bytes: &[u8]) -> Result<PathBuf, Failure> {
-    make_parent(path)?;
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}", std::process::id()));
-    let beside = PathBuf::from(beside);
-    create_with(&beside, bytes).map_err(|error| Failure::file(&beside, error))?;
-    Ok(beside)
 }
 
 fn secret_line(key: &PrivateKey) -> Zeroizing<String> {
@@ -164,20 +119,6 @@ fn secret_line(key: &PrivateKey) -> Zeroizing<String> {
     line.push_str(&key.to_secret_hex());
     line.push('\n');
     line
-}
-
-fn create(path: &Path, key: &PrivateKey) -> io::Result<()> {
-    create_with(path, secret_line(key).as_bytes())
-}
-
-fn create_with(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }
 
 #[cfg(test)]
@@ -193,6 +134,6 @@ mod tests {
         assert_eq!(read_secret(&path).unwrap().as_str(), "first");
         replace(&path, b"third").unwrap();
         assert_eq!(read_secret(&path).unwrap().as_str(), "third");
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing stays beside it");
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing stays beside it");
     }
 }

@@ -13,7 +13,6 @@ mod failure;
 mod identity;
 mod inspect;
 mod keys;
-mod keystore;
 mod proxy;
 mod tell;
 

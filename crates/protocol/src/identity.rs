@@ -32,7 +32,8 @@ pub struct InvalidPublicKey;
 impl PublicKey {
     /// Bytes of the compressed form.
     pub const LEN: usize = 33;
-    const UNCOMPRESSED_LEN: usize = 65;
+    /// Bytes of the uncompressed form.
+    pub const UNCOMPRESSED_LEN: usize = 65;
 
     /// The compressed form: parity, then x.
     pub fn to_bytes(&self) -> [u8; Self::LEN] {
@@ -47,6 +48,11 @@ impl PublicKey {
     /// The Ethereum address of this key.
     pub fn address(&self) -> Address {
         Address::of_point(self.xy())
+    }
+
+    /// The uncompressed form: 4, then both coordinates.
+    pub fn to_uncompressed_bytes(&self) -> [u8; Self::UNCOMPRESSED_LEN] {
+        self.0
     }
 
     /// Both coordinates, without the byte that says so.
@@ -110,6 +116,21 @@ impl Scalar {
     fn read(bytes: &[u8; 32]) -> Option<Self> {
         SecretKey::from_secret_bytes(*bytes).ok().map(|scalar| Self(Box::new(scalar)))
     }
+
+    fn agree(&self, their_key: &PublicKey) -> Agreed {
+        // A `PublicKey` is a point on the curve, so this is never refused.
+        let point = secp256k1::PublicKey::from_slice(&their_key.0);
+        let xy = point.map(|point| Zeroizing::new(shared_secret_point(&point, &self.0)));
+        Agreed(xy.map_or([0; PublicKey::LEN], |xy| compressed(&xy)))
+    }
+}
+
+/// Diffie-Hellman with a secret whose owner keeps it elsewhere than in a [`PrivateKey`]: in a locked page, say.
+///
+/// # Errors
+/// [`InvalidPrivateKey::Range`].
+pub fn agree(secret: &[u8; 32], their_key: &PublicKey) -> Result<Agreed, InvalidPrivateKey> {
+    Scalar::read(secret).map(|scalar| scalar.agree(their_key)).ok_or(InvalidPrivateKey::Range)
 }
 
 impl Drop for Scalar {
@@ -161,10 +182,7 @@ impl PrivateKey {
 
     /// Diffie-Hellman with `their_key` (SEC 1 section 3.3.1, cofactor 1).
     pub fn agree(&self, their_key: &PublicKey) -> Agreed {
-        // A `PublicKey` is a point on the curve, so this is never refused.
-        let point = secp256k1::PublicKey::from_slice(&their_key.0);
-        let xy = point.map(|point| Zeroizing::new(shared_secret_point(&point, &self.agreeing.0)));
-        Agreed(xy.map_or([0; PublicKey::LEN], |xy| compressed(&xy)))
+        self.agreeing.agree(their_key)
     }
 
     /// Signs a digest: RFC 6979, low s.
@@ -224,9 +242,12 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
-/// The point that both sides of a Diffie-Hellman know. Wiped on drop.
+/// The point that both sides of a Diffie-Hellman know: its parity, then x. Wiped on drop.
 #[derive(Zeroize, ZeroizeOnDrop)]
 pub struct Agreed([u8; PublicKey::LEN]);
+
+/// Stands for a parity where only x is known.
+const X_ALONE: u8 = 1;
 
 /// Which bytes of the agreed point go into the key derivation.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -238,6 +259,19 @@ pub enum KeyMaterial {
 }
 
 impl Agreed {
+    /// What a hardware token gives of the point (PKCS #11's `CKM_ECDH1_DERIVE` without a derivation): x alone.
+    pub fn from_x(x: &[u8; 32]) -> Self {
+        let mut point = [X_ALONE; PublicKey::LEN];
+        let [_, known @ ..] = &mut point;
+        known.copy_from_slice(x);
+        Self(point)
+    }
+
+    /// Whether both are points with the same x, compared in the same time whatever they are.
+    pub fn has_x_of(&self, other: &Self) -> bool {
+        bool::from(subtle::ConstantTimeEq::ct_eq(self.x().as_slice(), other.x().as_slice()))
+    }
+
     /// The x coordinate; all zero where there is no point, which no honest key can meet.
     pub(crate) fn x(&self) -> &[u8; 32] {
         let [_, x @ ..] = &self.0;
@@ -254,21 +288,40 @@ impl Agreed {
     ///
     /// # Errors
     /// None that can be met in practice: 32 bytes are far below HKDF's limit, and an output of zeros is as
-    /// likely as guessing the key.
+    /// likely as guessing the key. A whole point where only x is known.
     pub fn derive(&self, material: KeyMaterial) -> Result<SessionKey, OpenError> {
         let [parity, x @ ..] = &self.0;
-        // No point: nothing may be derived from it.
-        if *parity == 0 {
-            return Err(OpenError);
+        match (material, *parity) {
+            (KeyMaterial::X, X_ALONE | 2 | 3) => expand(x),
+            (KeyMaterial::Point, 2 | 3) => expand(&self.0),
+            // No point: nothing may be derived from it.
+            (KeyMaterial::X | KeyMaterial::Point, _) => Err(OpenError),
         }
-        let ikm: &[u8] = match material {
-            KeyMaterial::X => x,
-            KeyMaterial::Point => &self.0,
-        };
-        let mut bytes = Zeroizing::new([0; SessionKey::LEN]);
-        Hkdf::<Sha256>::new(None, ikm).expand(&[], &mut *bytes).map_err(|_| OpenError)?;
-        SessionKey::take(&mut bytes).map_err(|_| OpenError)
     }
+
+    /// The same for each point that it may have been: two where only x is known.
+    pub(crate) fn derive_each(
+        &self,
+        material: KeyMaterial,
+    ) -> impl Iterator<Item = Result<SessionKey, OpenError>> {
+        let [parity, ..] = self.0;
+        let parities = match (material, parity) {
+            (KeyMaterial::Point, X_ALONE) => [Some(2), Some(3)],
+            (KeyMaterial::X | KeyMaterial::Point, _) => [Some(parity), None],
+        };
+        parities.into_iter().flatten().map(move |parity| {
+            let mut point = Self(self.0);
+            let [first, ..] = &mut point.0;
+            *first = parity;
+            point.derive(material)
+        })
+    }
+}
+
+fn expand(ikm: &[u8]) -> Result<SessionKey, OpenError> {
+    let mut bytes = Zeroizing::new([0; SessionKey::LEN]);
+    Hkdf::<Sha256>::new(None, ikm).expand(&[], &mut *bytes).map_err(|_| OpenError)?;
+    SessionKey::take(&mut bytes).map_err(|_| OpenError)
 }
 
 impl fmt::Debug for Agreed {
@@ -307,6 +360,19 @@ impl Signature {
         // k256 recovers from a high s without complaint; two encodings of one signature are one too many.
         let high = bool::from(rs.s().is_high()) || recovery.is_x_reduced();
         if high { Err(InvalidSignature) } else { Ok(Self { rs, recovery, v }) }
+    }
+
+    /// The signature `r ‖ s` over `digest` as a token makes it, which knows neither low s nor recovery.
+    ///
+    /// # Errors
+    /// [`InvalidSignature`] where it is not by `signer`.
+    pub fn of_token(rs: &[u8; 64], digest: &[u8; 32], signer: Address) -> Result<Self, InvalidSignature> {
+        let rs = EcdsaSignature::from_slice(rs).map_err(|_| InvalidSignature)?.normalize_s();
+        let by_signer = |odd| {
+            let signature = Self::from_parts(rs, RecoveryId::new(odd, false), V::Raw).ok()?;
+            (signature.recover(digest) == Ok(signer)).then_some(signature)
+        };
+        by_signer(false).or_else(|| by_signer(true)).ok_or(InvalidSignature)
     }
 
     /// How v was written.

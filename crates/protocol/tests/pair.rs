@@ -15,11 +15,12 @@ use fabstir_protocol::{
     Code,
     aad::Aad,
     id::{Index, SessionId},
-    identity::PrivateKey,
+    identity::{Agreed, PrivateKey, Signature},
     seal::{OpenError, Plaintext},
     v1::{
-        AnswerSealer, ClientHello, ClientSession, Dialect, InitContext, InitMemory, InitMemoryLimits, Owner,
-        ProcessSecret, Reply, SealedPayload, Session, StreamEndReason, Usage, WirePayload,
+        AnswerSealer, ClientFrame, ClientHello, ClientSession, Dialect, Inbound, InitContext, InitMemory,
+        InitMemoryLimits, Owner, ProcessSecret, Reply, SealedPayload, Session, StreamEndReason, Usage,
+        WirePayload,
     },
 };
 use support::{
@@ -697,4 +698,49 @@ fn a_client_reads_replies_whose_fields_are_null_or_unknown() {
     assert!(matches!(Reply::decode(&chunk), Ok(Reply::Chunk { tokens: 0, last: false, .. })));
     assert!(matches!(Reply::decode(r#"{"type":"news"}"#), Ok(Reply::Unknown)));
     assert_eq!(Usage::default().total_tokens, 0);
+}
+
+#[test]
+fn an_init_opens_with_what_a_token_gives_which_is_x_alone() {
+    for dialect in Dialect::ALL {
+        let (frame, _) = Start { dialect, ..Start::default() }.init(&mut Script::seeded("token"));
+        let ClientFrame::SessionInit(id, raw) = Inbound::decode(&frame).unwrap().frame else { panic!() };
+        let init = raw.read(id).unwrap();
+        let secret = k256::SecretKey::from_slice(&r::node_key()).unwrap();
+        let theirs = k256::PublicKey::from_sec1_bytes(&init.ephemeral().to_bytes()).unwrap();
+        let shared = k256::ecdh::diffie_hellman(secret.to_nonzero_scalar(), theirs.as_affine());
+        let x = Agreed::from_x(shared.raw_secret_bytes().as_slice().try_into().unwrap());
+        let opened = init.open_agreed(&x, &node_key().public_key()).unwrap();
+        assert_eq!(
+            opened.authenticate().unwrap().owner,
+            Owner::Verified(client_key().address()),
+            "{dialect:?}"
+        );
+    }
+}
+
+#[test]
+fn an_init_for_another_identity_comes_back_whole_to_be_tried_with_the_next() {
+    let (frame, _) = Start::default().init(&mut Script::seeded("two identities"));
+    let ClientFrame::SessionInit(id, raw) = Inbound::decode(&frame).unwrap().frame else { panic!() };
+    let init = raw.read(id).unwrap();
+    let other = client_key();
+    let agreed = other.agree(init.ephemeral());
+    let refused = init.open_agreed(&agreed, &other.public_key()).unwrap_err();
+    assert_eq!(Code::from(&refused.error), Code::DecryptionFailed);
+    assert!(refused.init.unwrap().open(&node_key()).is_ok());
+}
+
+#[test]
+fn a_tokens_signature_is_taken_with_a_low_s_and_for_its_signer_alone() {
+    let (key, digest) = (client_key(), [7; 32]);
+    let ours = key.sign(&digest).unwrap();
+    let rs: [u8; 64] = ours.to_bytes()[..64].try_into().unwrap();
+    let low = k256::ecdsa::Signature::from_slice(&rs).unwrap();
+    let high: [u8; 64] = k256::ecdsa::Signature::from_scalars(*low.r(), -*low.s()).unwrap().to_bytes().into();
+    for rs in [rs, high] {
+        assert_eq!(Signature::of_token(&rs, &digest, key.address()), Ok(ours));
+        assert!(Signature::of_token(&rs, &digest, node_key().address()).is_err());
+        assert!(Signature::of_token(&rs, &[8; 32], key.address()).is_err());
+    }
 }

@@ -91,13 +91,26 @@ pub struct Established {
 }
 
 impl SessionInit {
-    /// Agrees with the ephemeral key once and tries the aad and key material that clients are known to use,
-    /// the likeliest first.
+    /// The key that was made for this init alone.
+    pub fn ephemeral(&self) -> &PublicKey {
+        &self.ephemeral
+    }
+
+    /// Agrees with the ephemeral key once and opens with what comes of it; see [`SessionInit::open_agreed`].
     ///
     /// # Errors
     /// [`OpenError`] where nothing opens; `INVALID_PAYLOAD` where something does that is no session data.
     pub fn open(self, node: &PrivateKey) -> Result<Opened, Error> {
         let agreed = node.agree(&self.ephemeral);
+        self.open_agreed(&agreed, &node.public_key()).map_err(|refused| refused.error)
+    }
+
+    /// Tries the aad and key material that clients are known to use, the likeliest first, on what `node_key` agreed
+    /// on with the ephemeral key.
+    ///
+    /// # Errors
+    /// [`NotOpened`], with the init where another identity of the node may be tried.
+    pub fn open_agreed(self, agreed: &Agreed, node_key: &PublicKey) -> Result<Opened, NotOpened> {
         let other = if self.aad == Aad::Empty { Aad::SessionInit } else { Aad::Empty };
         let attempts = [
             (KeyMaterial::X, self.aad),
@@ -105,16 +118,27 @@ impl SessionInit {
             (KeyMaterial::X, other),
             (KeyMaterial::Point, other),
         ];
-        for (material, aad) in attempts {
-            let key = agreed.derive(material)?;
-            if let Ok(plaintext) = key.open(&self.sealed, aad) {
-                let data = SessionData::try_from(&plaintext)?;
-                let node_key = node.public_key();
-                return Ok(Opened { init: self, node_key, opened_as: aad, agreed_key: key, data });
+        let keys = attempts.into_iter().flat_map(|(material, aad)| {
+            agreed.derive_each(material).filter_map(move |key| Some((key.ok()?, aad)))
+        });
+        for (agreed_key, opened_as) in keys {
+            if let Ok(plaintext) = agreed_key.open(&self.sealed, opened_as) {
+                let data = SessionData::try_from(&plaintext);
+                let data = data.map_err(|error| NotOpened { error: error.into(), init: None })?;
+                return Ok(Opened { init: self, node_key: *node_key, opened_as, agreed_key, data });
             }
         }
-        Err(OpenError.into())
+        Err(NotOpened { error: OpenError.into(), init: Some(Box::new(self)) })
     }
+}
+
+/// An init that did not open under one identity.
+#[derive(Debug)]
+pub struct NotOpened {
+    /// Why.
+    pub error: Error,
+    /// The init, where it may open under another identity.
+    pub init: Option<Box<SessionInit>>,
 }
 
 impl Opened {

@@ -18,7 +18,7 @@ pub use frame::{
     ClientFrame, Echo, Inbound, NodeFrame, PlainRequest, RawInit, RawSealed, Refusal, Reply, SealedPayload,
     StreamEndReason, StringOrNumber, Usage, WirePayload,
 };
-pub use handshake::{ClientHello, Dialect, Established, InitContext, Opened, Owner, SessionInit};
+pub use handshake::{ClientHello, Dialect, Established, InitContext, NotOpened, Opened, Owner, SessionInit};
 pub use replay::{
     ConversationNumber, InitMemory, InitMemoryLimits, MemoryFull, Network, NotRemembered, ProcessSecret,
 };

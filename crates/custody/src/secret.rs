@@ -1,0 +1,226 @@
+//! Secrets as bytes, and the files that hold them.
+
+use std::{
+    fmt,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, ErrorKind, Read, Write as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use zeroize::Zeroizing;
+
+/// A key is 66 characters, a keystore some hundred; what is far larger is neither.
+const MOST: usize = 16 * 1024;
+
+/// Bytes that nobody prints: a key's digits, a password, a PIN. Wiped on drop.
+pub struct Secret(Zeroizing<Vec<u8>>);
+
+impl Secret {
+    /// A copy of `bytes`, which are the caller's to wipe.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Self(Zeroizing::new(bytes.to_vec()))
+    }
+
+    /// All of `reader`, without a copy that is left behind.
+    ///
+    /// # Errors
+    /// Those of reading, and [`ErrorKind::FileTooLarge`] for what is no key, no password and no keystore.
+    pub fn read(mut reader: impl Read) -> io::Result<Self> {
+        // Never grows: what a vector leaves behind when it moves is not wiped.
+        let mut bytes = Zeroizing::new(vec![0; MOST]);
+        let mut filled = 0_usize;
+        while let Some(room) = bytes.get_mut(filled..).filter(|room| !room.is_empty()) {
+            match reader.read(room) {
+                Ok(0) => {
+                    bytes.truncate(filled);
+                    return Ok(Self(bytes));
+                }
+                Ok(read) => filled = filled.saturating_add(read),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(ErrorKind::FileTooLarge.into())
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// As text; `None` where it is none. Secrets are read as they are, so an end of line is still there.
+    pub fn as_text(&self) -> Option<&str> {
+        std::str::from_utf8(&self.0).ok()
+    }
+
+    /// Without the end of line that an editor leaves.
+    pub fn trim_line(&self) -> &[u8] {
+        let bytes = self.0.strip_suffix(b"\n").unwrap_or(&self.0);
+        bytes.strip_suffix(b"\r").unwrap_or(bytes)
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self::from_bytes(text.as_bytes())
+    }
+}
+
+impl From<String> for Secret {
+    /// Takes the text over, without a copy.
+    fn from(text: String) -> Self {
+        Self(Zeroizing::new(text.into_bytes()))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// Why a file gives no secret, or takes none.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretFileError {
+    /// Others may read it.
+    #[error("{path} can be read by others; run: chmod 600 {path}")]
+    Mode {
+        /// The file.
+        path: String,
+    },
+    /// There is one already.
+    #[error("{path} is there already; move it away, or choose another name")]
+    Exists {
+        /// The file.
+        path: String,
+    },
+    /// Another fault.
+    #[error("{path}: {error}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What went wrong.
+        error: io::Error,
+    },
+}
+
+fn fault(path: &Path) -> impl Fn(io::Error) -> SecretFileError {
+    let path = path.display().to_string();
+    move |error| SecretFileError::Io { path: path.clone(), error }
+}
+
+/// The secret in `path`, which nobody but its owner may read: 0600 or 0400. Judged on the open file.
+///
+/// # Errors
+/// [`SecretFileError`].
+pub fn read_secret_file(path: &Path) -> Result<Secret, SecretFileError> {
+    let file = File::open(path).map_err(fault(path))?;
+    if file.metadata().map_err(fault(path))?.mode() & 0o077 != 0 {
+        return Err(SecretFileError::Mode { path: path.display().to_string() });
+    }
+    Secret::read(file).map_err(fault(path))
+}
+
+/// Makes the directory of `path`, for its owner only.
+///
+/// # Errors
+/// [`SecretFileError::Io`].
+pub fn make_parent(path: &Path) -> Result<(), SecretFileError> {
+    let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else { return Ok(()) };
+    DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(fault(parent))
+}
+
+/// Writes a secret to a new file, 0600 from its first moment. Nothing is left where that fails.
+///
+/// # Errors
+/// [`SecretFileError`]; [`SecretFileError::Exists`] where the file is there.
+pub fn write_secret_file(path: &Path, secret: &[u8]) -> Result<(), SecretFileError> {
+    make_parent(path)?;
+    let beside = written_beside(path, secret)?;
+    // A link that is already there is refused, where a rename would replace it.
+    let linked = fs::hard_link(&beside, path);
+    let _ = fs::remove_file(&beside);
+    linked.map_err(|error| {
+        if error.kind() == ErrorKind::AlreadyExists {
+            return SecretFileError::Exists { path: path.display().to_string() };
+        }
+        fault(path)(error)
+    })?;
+    sync_parent(path)
+}
+
+/// Puts a secret in the place of what is in `path`, in one step.
+///
+/// # Errors
+/// [`SecretFileError`]; the file is as before then.
+pub fn replace_secret_file(path: &Path, secret: &[u8]) -> Result<(), SecretFileError> {
+    make_parent(path)?;
+    let beside = written_beside(path, secret)?;
+    if let Err(error) = fs::rename(&beside, path) {
+        let _ = fs::remove_file(&beside);
+        return Err(fault(path)(error));
+    }
+    sync_parent(path)
+}
+
+fn written_beside(path: &Path, secret: &[u8]) -> Result<PathBuf, SecretFileError> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{}.new", std::process::id()));
+    let beside = PathBuf::from(beside);
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+        file.write_all(secret)?;
+        file.sync_all()
+    };
+    write().map_err(|error| {
+        let _ = fs::remove_file(&beside);
+        fault(path)(error)
+    })?;
+    Ok(beside)
+}
+
+fn sync_parent(path: &Path) -> Result<(), SecretFileError> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent).and_then(|folder| folder.sync_all()).map_err(fault(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_file_is_its_owners_alone_from_birth_and_is_not_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deeper/key");
+        write_secret_file(&path, b"one").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
+        assert!(matches!(write_secret_file(&path, b"two"), Err(SecretFileError::Exists { .. })));
+        assert_eq!(read_secret_file(&path).unwrap().as_bytes(), b"one");
+        replace_secret_file(&path, b"three\n").unwrap();
+        assert_eq!(read_secret_file(&path).unwrap().trim_line(), b"three");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn a_file_that_others_may_read_gives_no_secret() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        fs::write(&path, "secret words").unwrap();
+        for (mode, private) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false), (0o444, false)]
+        {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let read = read_secret_file(&path);
+            assert_eq!(read.is_ok(), private, "{mode:o}");
+            let shown = format!("{read:?}");
+            assert!(!shown.contains("words"), "{shown}");
+            assert!(private || shown.contains("Mode"), "{shown}");
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, vec![b'x'; MOST + 1]).unwrap();
+        assert!(read_secret_file(&path).is_err());
+    }
+}

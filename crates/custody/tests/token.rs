@@ -1,0 +1,124 @@
+//! A real PKCS #11 token, SoftHSM's: a key that never leaves it signs and agrees.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test is meant to panic")]
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+};
+
+use fabstir_custody::{KeyCustody as _, KeySource, Pin, Pkcs11Uri, Secret, Token, TokenError, TokenKey};
+use fabstir_protocol::identity::{Agreed, PrivateKey};
+
+const PIN: &str = "97531";
+
+/// Where Debian puts it.
+fn module() -> PathBuf {
+    let places = ["/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so"];
+    let found = places.iter().map(Path::new).find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("SoftHSM is missing: run scripts/bootstrap.sh")).to_owned()
+}
+
+fn uri(token: &str, object: &str) -> Pkcs11Uri {
+    Pkcs11Uri {
+        module: Some(module()),
+        ..format!("pkcs11:token={token};object={object};id=%01").parse().unwrap()
+    }
+}
+
+fn pin() -> Pin {
+    Pin::Given(Secret::from(PIN))
+}
+
+/// What SoftHSM's own tool says of itself, in a folder of the test's.
+fn softhsm(folder: &Path, arguments: &[&str]) {
+    let done = Command::new("softhsm2-util")
+        .env("SOFTHSM2_CONF", folder.join("softhsm2.conf"))
+        .args(arguments)
+        .output();
+    let done = done.unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// One test, since a process knows one module and one set of tokens.
+#[test]
+fn a_tokens_key_signs_and_agrees_and_never_leaves_it() {
+    if std::env::var_os("SOFTHSM2_CONF").is_some() {
+        return with_tokens();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = folder.path().join("tokens");
+    std::fs::create_dir(&tokens).unwrap();
+    let configuration = format!("directories.tokendir = {}\nlog.level = ERROR\n", tokens.display());
+    std::fs::write(folder.path().join("softhsm2.conf"), configuration).unwrap();
+    for label in ["one", "two"] {
+        softhsm(
+            folder.path(),
+            &["--init-token", "--free", "--label", label, "--so-pin", "1234", "--pin", PIN],
+        );
+    }
+    // The module finds its tokens by the environment, which a process with threads must not change: another one does it.
+    let again = Command::new(std::env::current_exe().unwrap())
+        .env("SOFTHSM2_CONF", folder.path().join("softhsm2.conf"))
+        .args(["--exact", "a_tokens_key_signs_and_agrees_and_never_leaves_it", "--nocapture"])
+        .status();
+    assert!(again.unwrap().success());
+}
+
+fn with_tokens() {
+    let secret = [0x5a; 32];
+    let plain = PrivateKey::try_from(&secret).unwrap();
+    let token = Token::open(&uri("one", "x"), &pin()).unwrap();
+    assert_eq!(token.import(&uri("one", "imported"), &secret).unwrap(), plain.public_key());
+    let made = token.generate(&Pkcs11Uri { id: Some(vec![2]), ..uri("one", "made") }).unwrap();
+    assert!(matches!(token.import(&uri("one", "imported"), &secret), Err(TokenError::Exists(_))));
+
+    imported_and_plain_do_the_same(&plain);
+    a_made_key_is_found_and_kept(&made.to_string());
+    what_is_not_there_is_said();
+}
+
+fn imported_and_plain_do_the_same(plain: &PrivateKey) {
+    let key = TokenKey::open(&uri("one", "imported"), &pin()).unwrap();
+    assert_eq!(key.public_key(), &plain.public_key());
+    assert!(key.can_agree() && !key.is_extractable());
+    for digest in (0..32_u8).map(|byte| [byte; 32]) {
+        // Not the same signature, for a token draws its nonces; but by the same key, and with a low s.
+        let signature = key.sign(&digest).unwrap();
+        assert_eq!(signature.recover(&digest), Ok(plain.address()));
+    }
+    let key = Arc::new(key);
+    let threads: Vec<_> = (1..=4_u8)
+        .map(|seed| {
+            let (key, theirs) = (Arc::clone(&key), PrivateKey::try_from(&[seed; 32]).unwrap());
+            std::thread::spawn(move || {
+                for _ in 0..8 {
+                    let agreed: Agreed = key.agree(&theirs.public_key()).unwrap();
+                    assert!(agreed.has_x_of(&theirs.agree(key.public_key())));
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    let shown = format!("{key:?} {}", key.place());
+    assert!(!shown.contains(PIN) && !shown.contains("5a5a"), "{shown}");
+}
+
+fn a_made_key_is_found_and_kept(public: &str) {
+    let source = KeySource::Token(Box::new(Pkcs11Uri { id: None, ..uri("one", "made") }), pin());
+    assert_eq!(source.load().unwrap().public_key().to_string(), public);
+    assert!(source.secret().unwrap().is_none(), "a token gives no key away");
+}
+
+fn what_is_not_there_is_said() {
+    let refused = |uri: &Pkcs11Uri, pin: &Pin| TokenKey::open(uri, pin).unwrap_err().to_string();
+    assert!(refused(&uri("three", "x"), &pin()).contains("token=one"));
+    assert!(refused(&uri("one", "nobody"), &pin()).contains("object=nobody"));
+    let any = Pkcs11Uri { module: Some(module()), ..Pkcs11Uri::default() };
+    assert!(refused(&any, &pin()).contains("slot-id="), "two tokens");
+    let wrong = refused(&uri("two", "x"), &Pin::Given(Secret::from("00000")));
+    assert!(wrong.contains("refuses the PIN") && !wrong.contains("00000"), "{wrong}");
+    assert!(matches!(TokenKey::open(&Pkcs11Uri::default(), &pin()), Err(TokenError::NoModule)));
+    let other = Pkcs11Uri { module: Some("/lib/another.so".into()), ..Pkcs11Uri::default() };
+    assert!(matches!(TokenKey::open(&other, &pin()), Err(TokenError::OtherModule)));
+}
