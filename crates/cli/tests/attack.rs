@@ -17,9 +17,10 @@ use fabstir_protocol::identity::PublicKey;
 fn node() -> (String, PublicKey) {
     let key = fabstir_client::random_key();
     let secret = key.to_secret_hex();
-    let lookup = |name: &str| (name == "HOST_PRIVATE_KEY").then(|| secret.to_string());
+    let key_text = fabstir_custody::Secret::from(secret.to_string().as_str());
     let argv = ["node", "--inits-per-minute", "6000", "--session-key-ttl-seconds", "600"].map(OsString::from);
-    let (config, node_key) = Args::read(argv, &lookup).unwrap().resolve(lookup).unwrap();
+    let (config, sources) = Args::read(argv, &|_| None).unwrap().resolve(Some(key_text), None).unwrap();
+    let keys = fabstir_llm_node::crypto::load_keys(&sources, &config).unwrap();
     let (sender, address) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
@@ -27,7 +28,7 @@ fn node() -> (String, PublicKey) {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             sender.send(listener.local_addr().unwrap()).unwrap();
             let echo = EchoEngine::new("echo", 2048).with_delay(Duration::from_millis(3));
-            let node = Node::new(config, node_key, Arc::new(echo));
+            let node = Node::new(config, keys, Arc::new(echo)).unwrap();
             server::run(listener, node, metrics::start().unwrap()).await;
         });
     });

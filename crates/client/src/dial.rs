@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use fabstir_protocol::{
     v1::Reply,
     v2::{
-        Advertisement, Answers, AwaitingM2, AwaitingR2, AwsLc, Channel, FromNode, Hello, Kind, Resume,
-        Ticket, VerifiedNode, Welcome,
+        Advertisement, AdvertisementError, Answers, AwaitingM2, AwaitingR2, AwsLc, Channel, FromNode, Hello,
+        Kind, Resume, Ticket, VerifiedNode, Welcome,
     },
 };
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -158,11 +158,30 @@ pub(crate) struct Opened {
     pub(crate) welcome: Welcome,
 }
 
+/// Who the node says it is, which holds.
+pub(crate) enum Shown {
+    /// The pinned identity.
+    Pinned(VerifiedNode),
+    /// Another one, to which the pinned one says that the node has moved. New sessions are a person's to allow; one that
+    /// there is goes on, for only the node that it is with can answer its ticket.
+    Moved(AdvertisementError),
+}
+
+impl Shown {
+    /// The pinned node, for a handshake.
+    pub(crate) fn pinned(self) -> Result<VerifiedNode, Error> {
+        match self {
+            Self::Pinned(node) => Ok(node),
+            Self::Moved(error) => Err(error.into()),
+        }
+    }
+}
+
 /// Connects, and checks who the node says it is.
 pub(crate) async fn reach(
     config: &Config,
     capture: Option<Capture>,
-) -> Result<(Line, VerifiedNode), (Error, Option<Capture>)> {
+) -> Result<(Line, Shown), (Error, Option<Capture>)> {
     let url = match address(&config.url) {
         Ok(url) => url,
         Err(error) => return Err((error, capture)),
@@ -181,12 +200,15 @@ pub(crate) async fn reach(
 }
 
 impl Line {
-    async fn introduce(&mut self, config: &Config) -> Result<VerifiedNode, Error> {
+    async fn introduce(&mut self, config: &Config) -> Result<Shown, Error> {
         loop {
             match self.hear().await {
                 Heard::Text(text) => {
-                    let shown = Advertisement::read(&text)?;
-                    return Ok(shown.verify(config.node, unix_now())?);
+                    return match Advertisement::read(&text)?.verify(config.node, unix_now()) {
+                        Ok(node) => Ok(Shown::Pinned(node)),
+                        Err(moved @ AdvertisementError::Moved(_)) => Ok(Shown::Moved(moved)),
+                        Err(error) => Err(error.into()),
+                    };
                 }
                 Heard::Ping => {}
                 Heard::Binary(_) => return Err(Error::Protocol),

@@ -124,7 +124,8 @@ impl Driver {
         first: Option<First>,
     ) -> Result<(Self, Welcome, Least), Error> {
         let capture = config.capture.take();
-        let (mut line, node) = reach(&config, capture).await.map_err(|(error, _)| error)?;
+        let (mut line, shown) = reach(&config, capture).await.map_err(|(error, _)| error)?;
+        let node = shown.pinned()?;
         let mut answers = Answers::default();
         let hello = hello(&config, None);
         let send_first = |channel: &mut Channel| match &first {
@@ -359,7 +360,7 @@ struct LostSession {
 impl LostSession {
     async fn attempt(&mut self) -> Result<Opened, Error> {
         let reached = reach(&self.kept.config, self.capture.take()).await;
-        let (mut line, node) = match reached {
+        let (mut line, shown) = match reached {
             Ok(reached) => reached,
             Err((error, capture)) => {
                 self.capture = capture;
@@ -375,6 +376,13 @@ impl LostSession {
             timeout(limit, line.resume(ticket, &Resume { received, shape })).await
         } else {
             // The ticket is spent, and what it was spent for did not come: only the key can speak for the session.
+            let node = match shown.pinned() {
+                Ok(node) => node,
+                Err(error) => {
+                    self.capture = line.close().await;
+                    return Err(error);
+                }
+            };
             let hello = hello(&self.kept.config, Some(Claim { session: self.kept.session, received }));
             let opening =
                 line.handshake(&self.kept.config, &node, &hello, &mut self.kept.answers, |_| Ok(Vec::new()));

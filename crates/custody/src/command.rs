@@ -18,13 +18,19 @@ const STEP: Duration = Duration::from_millis(10);
 pub enum CommandError {
     /// It did not start, or was not heard.
     #[error("it could not be run: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
     /// It said that it failed.
     #[error("it ended with {0}; what it said of that is above")]
     Failed(ExitStatus),
     /// It took too long, and was ended.
     #[error("it did not end within {} seconds", PATIENCE.as_secs())]
     Slow,
+}
+
+impl From<io::Error> for CommandError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 /// Runs `command` by `sh -c` and takes what it prints. What it says of errors goes where this process's own go.

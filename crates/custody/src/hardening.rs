@@ -27,3 +27,17 @@ fn not_dumpable() -> bool {
 fn not_dumpable() -> bool {
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{dumpable_behavior, getrlimit};
+
+    use super::*;
+
+    #[test]
+    fn a_hardened_process_is_not_dumpable_and_leaves_no_core() {
+        assert_eq!(harden(), Hardening { no_core_dumps: true, not_dumpable: true });
+        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
+        assert_eq!(getrlimit(Resource::Core), Rlimit { current: Some(0), maximum: Some(0) });
+    }
+}

@@ -79,11 +79,17 @@ pub trait KeyCustody: fmt::Debug + Send + Sync {
 pub enum KeyFailure {
     /// The token that holds it does not do what was asked.
     #[error("the key's token failed: {0}")]
-    Token(#[from] TokenError),
+    Token(TokenError),
     /// What came out is not by this key.
     #[error("the key's holder gave a signature that is not by this key")]
     Signature,
     /// The key's memory does not hold a key any more.
     #[error("the key is gone")]
     Gone,
+}
+
+impl From<TokenError> for KeyFailure {
+    fn from(error: TokenError) -> Self {
+        Self::Token(error)
+    }
 }

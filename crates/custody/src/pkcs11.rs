@@ -108,7 +108,7 @@ pub enum TokenError {
     #[error("the token has a key like {0} already")]
     Exists(String),
     /// A fault of the token's, in its own words.
-    #[error("{0}")]
+    #[error(transparent)]
     Fault(#[from] CryptokiError),
 }
 

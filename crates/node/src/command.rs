@@ -2,9 +2,16 @@
 
 use clap::Subcommand;
 
+mod keys;
+
+pub use keys::KeysCommand;
+
 /// A task that is not serving.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
+    /// The identity key: make, import, show, rotate, back up
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// The settings
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -5,25 +5,27 @@ use std::{
     ffi::OsString,
     net::SocketAddr,
     num::{NonZeroU32, NonZeroU64, NonZeroUsize},
+    path::Path,
     time::Duration,
 };
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use fabstir_custody::Secret;
 use fabstir_protocol::{
     ethereum::Address,
     v1::InitMemoryLimits,
     v2::{MAX_FRAME_LEN, Shape},
 };
-use zeroize::Zeroizing;
 
 use crate::{
     channel::ChannelLimits,
     command::Command,
-    crypto::{ChannelKeyTimes, InvalidNodeKey, NodeKey, StoreLimits, TestKeys},
+    crypto::{ChannelKeyTimes, StoreLimits, TestKeys},
 };
 
 mod engine;
 mod env_file;
+mod keys;
 mod limits;
 mod operation;
 
@@ -31,6 +33,8 @@ pub use engine::{
     EngineArgs, EngineConfig, EngineKind, FlashAttentionMode, KvTypeName, ModelSetting, UpstreamSettings,
 };
 pub use env_file::EnvFile;
+use keys::KeyArgs;
+pub use keys::{CREDENTIAL, KeySources};
 pub use limits::Origins;
 use limits::{LimitArgs, clients, kibibytes, origins};
 pub use operation::LogFormat;
@@ -47,8 +51,9 @@ const AFTER_HELP: &str = "\
 Every flag is also an environment variable: --listen-addr is LISTEN_ADDR. A flag wins over the environment, \
 the environment over a file .env in the working directory.
 
-HOST_PRIVATE_KEY, in the environment only: the node's identity, 0x and 64 hex digits. Without it the node \
-serves plaintext and refuses encrypted frames. Make one with: openssl rand -hex 32";
+HOST_PRIVATE_KEY, in the environment only: the node's identity, 0x and 64 hex digits; or one of the settings that say \
+where it is (a file, a command, a keystore, a hardware token). Without a key the node serves plaintext and refuses \
+encrypted frames. Make one with: fabstir-llm-node keys new";
 
 /// Serve a language model over end-to-end encrypted WebSocket sessions.
 #[derive(Clone, Debug, Parser)]
@@ -97,12 +102,17 @@ pub struct Args {
     /// Accept private keys that are published in documentation
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     allow_test_keys: bool,
+    /// Let debuggers and core dumps of this process's owner read its memory
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    allow_debugging: bool,
     /// Challenges that are signed: on (with context), legacy (any, a signing oracle: see docs/api.md), off
     #[arg(long, value_enum, default_value = "on")]
     challenge: ChallengeMode,
     /// Chain of the node's identity, and the one that acks name where the client names none; 0 if not set
     #[arg(long, value_parser = clap::value_parser!(u64).range(..=9_007_199_254_740_991))]
     chain_id: Option<u64>,
+    #[command(flatten)]
+    keys: KeyArgs,
     #[command(flatten)]
     limits: LimitArgs,
     #[command(flatten)]
@@ -143,6 +153,10 @@ pub struct Config {
     pub min_shape: Shape,
     pub channels: ChannelLimits,
     pub channel_key_times: ChannelKeyTimes,
+    /// How long the identity before goes on beside the next one.
+    pub key_overlap: Duration,
+    pub test_keys: TestKeys,
+    pub allow_debugging: bool,
     pub max_tokens_per_request: Option<u32>,
     pub default_system_prompt: Option<String>,
     pub allow_plaintext: bool,
@@ -174,12 +188,14 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the message of each says it")]
 pub enum ConfigError {
-    #[error("{HOST_PRIVATE_KEY}: {0}")]
-    Key(#[from] InvalidNodeKey),
-    #[error("{setting} needs {HOST_PRIVATE_KEY}, which is not set")]
+    #[error("{setting} needs {HOST_PRIVATE_KEY}, or another source of a key, and none is set")]
     NeedsKey { setting: &'static str },
+    #[error("{setting} means nothing without {needed}, which is not set")]
+    Needs { setting: &'static str, needed: &'static str },
     #[error("{setting} is of the servers at ENGINE_URL, which is not set")]
     NeedsEngineUrl { setting: &'static str },
+    #[error("{setting}: {error}")]
+    Pkcs11Uri { setting: &'static str, error: fabstir_custody::InvalidUri },
     #[error("{one} and {other} contradict each other: set one of them")]
     Contradiction { one: &'static str, other: &'static str },
     #[error(
@@ -239,20 +255,19 @@ impl Args {
         self.command.take()
     }
 
-    /// Says what the settings mean together.
+    /// Says what the settings mean together. `key` is [`HOST_PRIVATE_KEY`], which is no flag; `credentials` is systemd's
+    /// `CREDENTIALS_DIRECTORY`.
     ///
     /// # Errors
     /// [`ConfigError`]: a setting that means nothing, or two that contradict each other.
     pub fn resolve(
         self,
-        env: impl Fn(&str) -> Option<String>,
-    ) -> Result<(Config, Option<NodeKey>), ConfigError> {
-        let test_keys = if self.allow_test_keys { TestKeys::Allowed } else { TestKeys::Refused };
-        let key = match env(HOST_PRIVATE_KEY).map(Zeroizing::new) {
-            Some(text) => Some(NodeKey::read(&text, test_keys)?),
-            None => None,
-        };
-        self.refuse_contradictions(key.is_some())?;
+        key: Option<Secret>,
+        credentials: Option<&Path>,
+    ) -> Result<(Config, KeySources), ConfigError> {
+        let key_overlap = Duration::from_secs(self.keys.key_overlap_seconds.get());
+        let keys = self.keys.clone().resolve(key, credentials)?;
+        self.refuse_contradictions(keys.current.is_some())?;
         let allowed_clients = clients(&self.limits.allowed_clients)?;
         let store = StoreLimits {
             sessions: self.limits.max_sessions.get(),
@@ -277,6 +292,9 @@ impl Args {
             },
             channels,
             channel_key_times: ChannelKeyTimes::default(),
+            key_overlap,
+            allow_debugging: self.allow_debugging,
+            test_keys: if self.allow_test_keys { TestKeys::Allowed } else { TestKeys::Refused },
             max_tokens_per_request: most_tokens,
             default_system_prompt: self.default_system_prompt,
             allow_plaintext: self.allow_plaintext,
@@ -299,7 +317,7 @@ impl Args {
             rust_log: self.operation.rust_log,
             log_format: self.operation.log_format,
         };
-        Ok((config, key))
+        Ok((config, keys))
     }
 
     fn channels(&self) -> ChannelLimits {
@@ -361,14 +379,15 @@ fn refuse_both(pairs: &[(&'static str, bool, &'static str, bool)]) -> Result<(),
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::NodeKey;
 
     const KEY: &str = "0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d";
 
-    fn resolve(flags: &[&str], env: &[(&str, &str)]) -> Result<(Config, Option<NodeKey>), ConfigError> {
+    fn resolve(flags: &[&str], env: &[(&str, &str)]) -> Result<(Config, KeySources), ConfigError> {
         let lookup =
             |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
         let argv = ["node"].iter().chain(flags).map(OsString::from);
-        Args::read(argv, &lookup).unwrap().resolve(lookup)
+        Args::read(argv, &lookup).unwrap().resolve(lookup(HOST_PRIVATE_KEY).map(Secret::from), None)
     }
 
     fn sentence(flags: &[&str], env: &[(&str, &str)]) -> String {
@@ -408,10 +427,38 @@ mod tests {
         assert!(sentence(&["--allowed-origins", "*"], &[]).contains("ALLOWED_ORIGINS"));
     }
 
+    fn key(env: &[(&str, &str)]) -> Result<Option<NodeKey>, String> {
+        let (config, keys) = resolve(&[], env).map_err(|error| error.to_string())?;
+        let load = |source: &_| NodeKey::load(source, config.test_keys).map_err(|error| error.to_string());
+        keys.current.as_ref().map(load).transpose()
+    }
+
     #[test]
     fn an_empty_key_is_a_mistake_and_not_plaintext_mode() {
-        assert_eq!(sentence(&[], &[("HOST_PRIVATE_KEY", "")]), "HOST_PRIVATE_KEY: the private key is empty");
-        assert!(resolve(&[], &[]).unwrap().1.is_none());
+        assert_eq!(key(&[("HOST_PRIVATE_KEY", "")]).unwrap_err(), "the private key is empty");
+        assert!(key(&[]).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_key_has_one_source() {
+        let sentence = sentence(&["--host-private-key-file", "x"], &[("HOST_PRIVATE_KEY", KEY)]);
+        assert!(sentence.starts_with("HOST_PRIVATE_KEY and HOST_PRIVATE_KEY_FILE contradict"), "{sentence}");
+        let lonely = resolve(&["--pkcs11-label", "x"], &[]).unwrap_err().to_string();
+        assert_eq!(lonely, "PKCS11_LABEL means nothing without PKCS11_URI, which is not set");
+        let pin = resolve(&[], &[("PKCS11_URI", "pkcs11:token=a?pin-value=97531")]).unwrap_err().to_string();
+        assert!(pin.contains("pin-source") && !pin.contains("97531"), "{pin}");
+    }
+
+    #[test]
+    fn a_credential_of_systemd_is_the_key_where_nothing_else_is() {
+        let folder = tempfile::tempdir().unwrap();
+        fabstir_custody::write_secret_file(&folder.path().join(CREDENTIAL), KEY.as_bytes()).unwrap();
+        let args =
+            |flags: &[&str]| Args::read(["node"].iter().chain(flags).map(OsString::from), &|_| None).unwrap();
+        let found = args(&[]).resolve(None, Some(folder.path())).unwrap().1.current.unwrap();
+        assert!(found.describe().ends_with(CREDENTIAL));
+        let named = args(&["--host-private-key-file", "other"]).resolve(None, Some(folder.path())).unwrap();
+        assert_eq!(named.1.current.unwrap().describe(), "file other");
     }
 
     #[test]
@@ -422,7 +469,7 @@ mod tests {
 
     #[test]
     fn a_published_key_stops_the_start_without_being_shown() {
-        let shown = sentence(&[], &[("HOST_PRIVATE_KEY", KEY)]);
+        let shown = key(&[("HOST_PRIVATE_KEY", KEY)]).unwrap_err();
         assert!(shown.contains("ALLOW_TEST_KEYS") && !shown.contains("59c6"), "{shown}");
     }
 }

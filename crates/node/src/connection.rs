@@ -22,7 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     answer::{Channel, CloseReason, Job, Outgoing, meaning},
     channel::{Link, LinkError},
-    crypto::{self, ChannelKeys, ConnectionId, LiveSession, OpenRefused},
+    crypto::{self, ConnectionId, LiveSession, OpenRefused},
     metrics,
     node::Node,
 };
@@ -117,7 +117,7 @@ impl Connection {
     /// What a client hears first.
     pub async fn greet(&self) {
         let message = concat!("fabstir-llm-node ", env!("CARGO_PKG_VERSION"));
-        let advertisement = self.node.channel_keys.as_ref().map(ChannelKeys::advertisement);
+        let advertisement = self.node.identities.as_ref().map(|identities| identities.advertisement());
         self.send(&NodeFrame::Connected { message, advertisement }).await;
     }
 
@@ -328,7 +328,7 @@ impl Connection {
     }
 
     fn serves_version_1(&self) -> Result<(), Told> {
-        if self.node.key.is_none() {
+        if self.node.identities.is_none() {
             Err(Code::EncryptionNotSupported.into())
         } else if self.node.config.min_protocol > 1 {
             Err(Code::ProtocolTooOld.into())

@@ -37,6 +37,7 @@ const COMPLETION_TOKENS: &str = "fabstir_completion_tokens_total";
 const FIRST_TOKEN: &str = "fabstir_time_to_first_token_seconds";
 const DURATION: &str = "fabstir_answer_seconds";
 const CHALLENGES: &str = "fabstir_challenges_signed_total";
+const KEY_OPERATIONS: &str = "fabstir_key_operations_total";
 const SLOW: &str = "fabstir_slow_consumers_total";
 
 /// Buckets of the two histograms, in seconds.
@@ -91,6 +92,7 @@ fn describe() {
     describe_histogram!(FIRST_TOKEN, "From the opened message to the first token, in seconds");
     describe_histogram!(DURATION, "From the opened message to the end of the answer, in seconds");
     describe_counter!(CHALLENGES, "Challenges signed, by form");
+    describe_counter!(KEY_OPERATIONS, "Uses of the identity key: agree (version 1's inits) or sign");
     describe_counter!(SLOW, "Connections closed because they did not read");
 }
 
@@ -163,6 +165,10 @@ pub(crate) fn first_token(took: std::time::Duration) {
 
 pub(crate) fn challenge(form: &'static str) {
     counter!(CHALLENGES, "form" => form).increment(1);
+}
+
+pub(crate) fn key_operation(operation: &'static str) {
+    counter!(KEY_OPERATIONS, "operation" => operation).increment(1);
 }
 
 pub(crate) fn slow_consumer() {

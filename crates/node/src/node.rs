@@ -12,8 +12,9 @@ use std::{
 
 use fabstir_engine::{Engine, ModelInfo};
 use fabstir_protocol::{
+    ethereum::Address,
     v1::Network,
-    v2::{ModelEntry, Shape},
+    v2::{ModelEntry, Shape, SignedRotation},
 };
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
 use rand_core::{CryptoRng, UnwrapErr};
@@ -23,7 +24,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     channel::{Session, Sessions, granted},
     config::Config,
-    crypto::{ChannelKeys, ConnectionId, NodeKey, SessionKeyStore},
+    crypto::{
+        ConnectionId, Identities, Identity, IdentitySettings, Keys, NodeKey, RotationError, SessionKeyStore,
+    },
 };
 
 /// Seconds since 1970 that only go forward: the clock at start, and what has passed since. Timestamps are judged
@@ -95,14 +98,12 @@ impl Limiter {
 pub struct Node {
     /// What it runs with.
     pub config: Config,
-    /// Its identity; `None` is plaintext mode.
-    pub key: Option<NodeKey>,
+    /// Who it is; `None` is plaintext mode.
+    pub identities: Option<Arc<Identities>>,
     /// Who answers.
     pub engine: Arc<dyn Engine>,
     /// Whose keys are live.
     pub sessions: Arc<SessionKeyStore>,
-    /// The static keys of version 2's handshakes; `None` where there is no identity to certify them.
-    pub channel_keys: Option<ChannelKeys>,
     /// The sessions of version 2.
     pub channels: Sessions,
     /// Since when.
@@ -128,21 +129,30 @@ pub struct Node {
 
 impl Node {
     /// A node that serves `engine` under `config`.
-    pub fn new(config: Config, key: Option<NodeKey>, engine: Arc<dyn Engine>) -> Arc<Self> {
+    ///
+    /// # Errors
+    /// [`RotationError`]: the keys cannot be used, or do not belong together.
+    pub fn new(
+        config: Config,
+        keys: Option<impl Into<Keys>>,
+        engine: Arc<dyn Engine>,
+    ) -> Result<Arc<Self>, RotationError> {
         let clock = Clock::start();
-        let unix = clock.unix(Instant::now());
-        let (chain, min, times) =
-            (config.chain_id.unwrap_or(0), config.min_protocol, config.channel_key_times);
-        let keys = |key| ChannelKeys::new(key, chain, min, times, unix, &mut rng());
-        let channel_keys = key.as_ref().map(keys).and_then(Result::ok);
-        Arc::new(Self {
+        let now = Instant::now();
+        let settings = IdentitySettings {
+            chain_id: config.chain_id.unwrap_or(0),
+            min_protocol: config.min_protocol,
+            channel_keys: config.channel_key_times,
+            overlap: config.key_overlap,
+        };
+        let identities = keys.map(|keys| Identities::new(keys, settings, clock.unix(now), now, &mut rng()));
+        Ok(Arc::new(Self {
             channels: Sessions::new(config.channels),
-            channel_keys,
+            identities: identities.transpose()?.map(Arc::new),
             sessions: Arc::new(SessionKeyStore::new(config.store, clock, &mut rng())),
             inits: Limiter::per_minute(config.inits_per_minute),
             challenges: Limiter::per_minute(config.challenges_per_minute),
             clock,
-            key,
             engine,
             draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
@@ -153,7 +163,12 @@ impl Node {
             next_session: AtomicU64::new(0),
             hasher: RandomState::new(),
             config,
-        })
+        }))
+    }
+
+    /// Who the node is; `None` in plaintext mode.
+    pub fn identity(&self) -> Option<Arc<Identity>> {
+        self.identities.as_ref().map(|identities| identities.current())
     }
 
     /// A name for a new socket.
@@ -172,19 +187,24 @@ impl Node {
     }
 
     /// Does public-key work on a thread of its own, so many at once as there are cores. `None` where there is no
-    /// key, or no thread.
-    pub async fn with_key<T: Send + 'static>(
-        self: &Arc<Self>,
-        work: impl FnOnce(&NodeKey) -> T + Send + 'static,
-    ) -> Option<T> {
-        let node = Arc::clone(self);
-        self.on_pool(move || node.key.as_ref().map(work)).await.flatten()
-    }
-
-    /// The same for work that needs no identity.
+    /// thread.
     pub async fn on_pool<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let _place = self.handshakes.acquire().await.ok()?;
         tokio::task::spawn_blocking(work).await.ok()
+    }
+
+    /// Makes `next` the node's identity; see [`Identities::rotate`].
+    ///
+    /// # Errors
+    /// [`RotationError`]; nothing changes then.
+    pub fn rotate_identity(
+        &self,
+        next: NodeKey,
+        signed: Option<SignedRotation>,
+    ) -> Result<Address, RotationError> {
+        let Some(identities) = &self.identities else { return Err(RotationError::NoIdentity) };
+        let now = Instant::now();
+        identities.rotate(next, signed, self.clock.unix(now), now, &mut rng())
     }
 
     /// A session of version 2 has lost the connection that it had by the lending of `epoch`: its answers go on for a
@@ -219,19 +239,21 @@ impl Node {
         self.engine.models().iter().map(entry).collect()
     }
 
-    /// Replaces the channel key when it is time.
-    fn rotate_channel_key(&self) {
-        if let (Some(keys), Some(key)) = (&self.channel_keys, &self.key) {
-            let now = Instant::now();
-            if keys.rotate_if_due(key, self.clock.unix(now), now, &mut rng()).is_err() {
-                tracing::error!("the next channel key could not be certified: the one before goes on");
+    /// Replaces channel keys when it is time, off the threads that serve sockets: a token may take a while to sign.
+    fn sweep_identities(&self) {
+        let Some(identities) = self.identities.as_ref().map(Arc::clone) else { return };
+        let now = Instant::now();
+        let unix = self.clock.unix(now);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = identities.sweep(unix, now, &mut rng()) {
+                tracing::error!(event = "key_use", %error, "the next channel key could not be certified: the one before goes on");
             }
-        }
+        });
     }
 
     /// Whether plaintext frames are served.
     pub fn serves_plaintext(&self) -> bool {
-        self.key.is_none() || self.config.allow_plaintext
+        self.identities.is_none() || self.config.allow_plaintext
     }
 
     /// Removes expired sessions until the node stops.
@@ -250,7 +272,7 @@ impl Node {
             }
             self.sessions.sweep(Instant::now());
             self.channels.sweep(Instant::now());
-            self.rotate_channel_key();
+            self.sweep_identities();
             self.inits.shrink();
             self.challenges.shrink();
         }

@@ -274,8 +274,8 @@ async fn a_rotated_channel_key_drops_no_session_and_opens_none_after_the_overlap
         async || -> Advertisement { serde_json::from_value(node.get_json("/v1/node").await).unwrap() };
     let now = || node.node.clock.unix(tokio::time::Instant::now());
     let before = shown().await.verify(node.key.address(), now()).unwrap();
-    let keys = node.node.channel_keys.as_ref().unwrap();
-    let identity = node.node.key.as_ref().unwrap();
+    let identity = node.node.identity().unwrap();
+    let (keys, identity) = (&identity.channel_keys, &identity.key);
     keys.rotate(identity, now(), tokio::time::Instant::now(), &mut rng()).unwrap();
     let after = shown().await.verify(node.key.address(), now()).unwrap();
     assert_ne!(before.hint(), after.hint());

@@ -53,7 +53,7 @@ async fn assert_gone(node: &NodeProcess, session: &ClientSession, when: &str) {
 /// stack, not as hex.
 #[tokio::test]
 async fn session_keys_are_in_memory_while_live_and_gone_after() {
-    let node = NodeProcess::start(&[], &[]);
+    let node = NodeProcess::start(&[], &[("ALLOW_DEBUGGING", "true")]);
     for dialect in Dialect::ALL {
         let mut peer = node.connect().await;
         let mut session = peer.open_as(&wallet(), "1", dialect).await.session;
@@ -80,7 +80,7 @@ async fn a_session_key_is_gone_once_it_has_expired() {
 
 #[tokio::test]
 async fn a_session_key_is_gone_once_it_is_replaced() {
-    let node = NodeProcess::start(&[], &[]);
+    let node = NodeProcess::start(&[], &[("ALLOW_DEBUGGING", "true")]);
     let mut peer = node.connect().await;
     for dialect in Dialect::ALL {
         let wallet = wallet();
@@ -169,7 +169,7 @@ async fn no_secret_is_in_the_log_at_trace_level() {
 /// SIGTERM lets the running answer finish, then ends the process with 0.
 #[tokio::test]
 async fn sigterm_drains_and_exits_zero() {
-    let node = NodeProcess::start(&[], &[]);
+    let node = NodeProcess::start(&[], &[("ALLOW_DEBUGGING", "true")]);
     let mut peer = node.connect().await;
     let mut session = peer.open("1").await.session;
     let words = "word ".repeat(400);
@@ -343,6 +343,10 @@ fn help_names_every_environment_setting() {
         "MAX_FRAME_BYTES",
         "SEND_TIMEOUT_SECONDS",
         "DRAIN_SECONDS",
+        "HOST_PRIVATE_KEY_FILE",
+        "HOST_PRIVATE_KEY_COMMAND",
+        "HOST_KEYSTORE_FILE",
+        "PKCS11_URI",
         "RUST_LOG",
         "LOG_FORMAT",
     ] {
@@ -353,5 +357,5 @@ fn help_names_every_environment_setting() {
         assert!(named, "{setting} is not in:\n{help}");
     }
     assert!(help.contains("--listen-addr is LISTEN_ADDR"), "{help}");
-    assert!(help.contains("HOST_PRIVATE_KEY") && !help.contains("--host-private-key"), "{help}");
+    assert!(help.contains("HOST_PRIVATE_KEY") && !help.contains("--host-private-key "), "{help}");
 }

@@ -288,7 +288,8 @@ async fn a_recorded_session_does_not_open_with_every_key_that_lasts() {
     let one = |kind| frames(&log, kind).next().unwrap().2;
     let shown: Advertisement = serde_json::from_value(node.get_json("/v1/node").await).unwrap();
     let hint = shown.verify(identity.address(), now).unwrap().hint();
-    let keys = node.node.channel_keys.as_ref().unwrap();
+    let current = node.node.identity().unwrap();
+    let keys = &current.channel_keys;
     let channel = copy(keys.find(hint, tokio::time::Instant::now()).unwrap().private());
     let mut session = Recorded {
         m1: one(Kind::M1),
@@ -366,7 +367,8 @@ async fn the_search_finds_what_there_is_to_find() {
     let now = node.node.clock.unix(tokio::time::Instant::now());
     let shown: Advertisement = serde_json::from_value(node.get_json("/v1/node").await).unwrap();
     let verified = shown.verify(node.key.address(), now).unwrap();
-    let keys = node.node.channel_keys.as_ref().unwrap();
+    let current = node.node.identity().unwrap();
+    let keys = &current.channel_keys;
     let channel = keys.find(verified.hint(), tokio::time::Instant::now()).unwrap();
     let (m1, waiting) = AwaitingM2::<NoKem>::start(&verified, &mut Known).unwrap();
     let opened = M1::read(&m1).unwrap().open(channel.private(), keys.prologue()).unwrap();

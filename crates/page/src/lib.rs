@@ -39,20 +39,25 @@ pub enum Served {
     ByProxy,
 }
 
-/// `/` and its files, and `/page.json` with the address of the node, where it has one.
-pub fn routes<S: Clone + Send + Sync + 'static>(served: Served, node: Option<String>) -> Router<S> {
+/// `/` and its files, and `/page.json` with the address of the node, where it has one: a node may come to have another.
+pub fn routes<S: Clone + Send + Sync + 'static>(
+    served: Served,
+    node: impl Fn() -> Option<String> + Clone + Send + Sync + 'static,
+) -> Router<S> {
     let by = match served {
         Served::ByNode => "node",
         Served::ByProxy => "proxy",
     };
-    let node = node.map_or_else(|| "null".to_owned(), |address| format!("\"{address}\""));
-    let about = format!("{{\"served_by\":\"{by}\",\"node\":{node}}}");
+    let about = move || {
+        let node = node().map_or_else(|| "null".to_owned(), |address| format!("\"{address}\""));
+        format!("{{\"served_by\":\"{by}\",\"node\":{node}}}")
+    };
     Router::new()
         .route("/", get(async || file("text/html; charset=utf-8", INDEX)))
         .route("/app.js", get(async || file("text/javascript; charset=utf-8", SCRIPT)))
         .route("/style.css", get(async || file("text/css; charset=utf-8", STYLE)))
         .route("/icon.svg", get(async || file("image/svg+xml", ICON)))
-        .route("/page.json", get(async move || file("application/json", about)))
+        .route("/page.json", get(async move || file("application/json", about())))
 }
 
 static INDEX: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/index.html"));
@@ -79,7 +84,7 @@ mod tests {
 
     async fn get_page(path: &str) -> Response {
         let routes: Router =
-            routes(Served::ByNode, Some("0x7e5f4552091a69125d5dfcb7b8c2659029395bdf".into()));
+            routes(Served::ByNode, || Some("0x7e5f4552091a69125d5dfcb7b8c2659029395bdf".into()));
         routes.oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap()
     }
 

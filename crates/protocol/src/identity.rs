@@ -119,9 +119,13 @@ impl Scalar {
 
     fn agree(&self, their_key: &PublicKey) -> Agreed {
         // A `PublicKey` is a point on the curve, so this is never refused.
-        let point = secp256k1::PublicKey::from_slice(&their_key.0);
-        let xy = point.map(|point| Zeroizing::new(shared_secret_point(&point, &self.0)));
-        Agreed(xy.map_or([0; PublicKey::LEN], |xy| compressed(&xy)))
+        let mut agreed = Agreed::nothing();
+        if let Ok(point) = secp256k1::PublicKey::from_slice(&their_key.0) {
+            let mut xy = shared_secret_point(&point, &self.0);
+            compress(&xy, &mut agreed.0);
+            xy.zeroize();
+        }
+        agreed
     }
 }
 
@@ -242,9 +246,10 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
-/// The point that both sides of a Diffie-Hellman know: its parity, then x. Wiped on drop.
+/// The point that both sides of a Diffie-Hellman know: its parity, then x. On the heap, so that handing it on leaves no
+/// copies behind; wiped on drop.
 #[derive(Zeroize, ZeroizeOnDrop)]
-pub struct Agreed([u8; PublicKey::LEN]);
+pub struct Agreed(Box<[u8; PublicKey::LEN]>);
 
 /// Stands for a parity where only x is known.
 const X_ALONE: u8 = 1;
@@ -261,10 +266,15 @@ pub enum KeyMaterial {
 impl Agreed {
     /// What a hardware token gives of the point (PKCS #11's `CKM_ECDH1_DERIVE` without a derivation): x alone.
     pub fn from_x(x: &[u8; 32]) -> Self {
-        let mut point = [X_ALONE; PublicKey::LEN];
-        let [_, known @ ..] = &mut point;
+        let mut agreed = Self::nothing();
+        let [parity, known @ ..] = &mut *agreed.0;
+        *parity = X_ALONE;
         known.copy_from_slice(x);
-        Self(point)
+        agreed
+    }
+
+    fn nothing() -> Self {
+        Self(Box::new([0; PublicKey::LEN]))
     }
 
     /// Whether both are points with the same x, compared in the same time whatever they are.
@@ -274,7 +284,7 @@ impl Agreed {
 
     /// The x coordinate; all zero where there is no point, which no honest key can meet.
     pub(crate) fn x(&self) -> &[u8; 32] {
-        let [_, x @ ..] = &self.0;
+        let [_, x @ ..] = &*self.0;
         x
     }
 
@@ -290,10 +300,10 @@ impl Agreed {
     /// None that can be met in practice: 32 bytes are far below HKDF's limit, and an output of zeros is as
     /// likely as guessing the key. A whole point where only x is known.
     pub fn derive(&self, material: KeyMaterial) -> Result<SessionKey, OpenError> {
-        let [parity, x @ ..] = &self.0;
+        let [parity, x @ ..] = &*self.0;
         match (material, *parity) {
             (KeyMaterial::X, X_ALONE | 2 | 3) => expand(x),
-            (KeyMaterial::Point, 2 | 3) => expand(&self.0),
+            (KeyMaterial::Point, 2 | 3) => expand(&*self.0),
             // No point: nothing may be derived from it.
             (KeyMaterial::X | KeyMaterial::Point, _) => Err(OpenError),
         }
@@ -304,14 +314,15 @@ impl Agreed {
         &self,
         material: KeyMaterial,
     ) -> impl Iterator<Item = Result<SessionKey, OpenError>> {
-        let [parity, ..] = self.0;
+        let [parity, ..] = *self.0;
         let parities = match (material, parity) {
             (KeyMaterial::Point, X_ALONE) => [Some(2), Some(3)],
             (KeyMaterial::X | KeyMaterial::Point, _) => [Some(parity), None],
         };
         parities.into_iter().flatten().map(move |parity| {
-            let mut point = Self(self.0);
-            let [first, ..] = &mut point.0;
+            let mut point = Self::nothing();
+            point.0.copy_from_slice(&*self.0);
+            let [first, ..] = &mut *point.0;
             *first = parity;
             point.derive(material)
         })
@@ -430,12 +441,16 @@ impl TryFrom<&[u8]> for Signature {
 }
 
 fn compressed(xy: &[u8; 64]) -> [u8; PublicKey::LEN] {
-    let (x, y) = xy.split_at(32);
     let mut bytes = [0; PublicKey::LEN];
-    let [parity, rest @ ..] = &mut bytes;
+    compress(xy, &mut bytes);
+    bytes
+}
+
+fn compress(xy: &[u8; 64], bytes: &mut [u8; PublicKey::LEN]) {
+    let (x, y) = xy.split_at(32);
+    let [parity, rest @ ..] = bytes;
     *parity = 2 | (y.last().copied().unwrap_or(0) & 1);
     rest.copy_from_slice(x);
-    bytes
 }
 
 fn x_of(compressed: &[u8; PublicKey::LEN]) -> [u8; 32] {

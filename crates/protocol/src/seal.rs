@@ -46,8 +46,21 @@ impl SessionKey {
         let mut key = Self(Box::new([0; Self::LEN]));
         key.0.copy_from_slice(bytes);
         bytes.zeroize();
-        let any = key.0.iter().fold(0, |seen, byte| seen | byte);
-        if any == 0 { Err(ZeroKey) } else { Ok(key) }
+        key.unless_zero()
+    }
+
+    /// Reads 64 hex digits to where the key stays: what is handed on by value leaves copies on the stack. May be zero.
+    pub(crate) fn read(digits: &str) -> Option<Self> {
+        let mut key = Self(Box::new([0; Self::LEN]));
+        let read = base16ct::mixed::decode(digits, key.0.as_mut_slice()).map(<[u8]>::len);
+        (read == Ok(Self::LEN)).then_some(key)
+    }
+
+    /// # Errors
+    /// [`ZeroKey`] for 32 zero bytes.
+    pub(crate) fn unless_zero(self) -> Result<Self, ZeroKey> {
+        let any = self.0.iter().fold(0, |seen, byte| seen | byte);
+        if any == 0 { Err(ZeroKey) } else { Ok(self) }
     }
 
     /// The bytes, for deriving from or comparing with. They must not be copied out.

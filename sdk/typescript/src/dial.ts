@@ -52,8 +52,15 @@ export interface Opened {
   welcome: Welcome;
 }
 
+/**
+ * Who the node says it is, which holds: the pinned identity, or the one to which the pinned one says that the node has
+ * moved. New sessions are then a person's to allow; one that there is goes on, for only the node that it is with can
+ * answer its ticket.
+ */
+export type Shown = { node: VerifiedNode; moved?: undefined } | { node?: undefined; moved: IdentityError };
+
 /** Connects, and checks who the node says it is. */
-export async function reach(config: Config): Promise<{ line: Line; node: VerifiedNode }> {
+export async function reach(config: Config): Promise<{ line: Line; shown: Shown }> {
   const line = await Line.open(
     config.url,
     config.webSocket,
@@ -61,18 +68,27 @@ export async function reach(config: Config): Promise<{ line: Line; node: Verifie
     config.stop.signal,
     config.capture,
   );
-  const node = await attempt(line, config, introduce(line, config));
-  return { line, node };
+  return { line, shown: await attempt(line, config, introduce(line, config)) };
 }
 
-async function introduce(line: Line, config: Config): Promise<VerifiedNode> {
+/** The pinned node, for a handshake by `line`. */
+export function pinned(line: Line, shown: Shown): VerifiedNode {
+  if (shown.node) return shown.node;
+  line.close();
+  throw shown.moved;
+}
+
+async function introduce(line: Line, config: Config): Promise<Shown> {
   const first = await line.next();
   if (first.type === 'closed') throw new ConnectError('it closed the connection');
   if (first.type !== 'text' || first.text.length > MOST_TEXT) throw new ProtocolError();
   try {
-    return verifyAdvertisement(first.text, config.node, Math.floor(Date.now() / 1000));
+    return { node: verifyAdvertisement(first.text, config.node, Math.floor(Date.now() / 1000)) };
   } catch (error) {
-    throw error instanceof AdvertisementError ? new IdentityError(error) : error;
+    if (!(error instanceof AdvertisementError)) throw error;
+    const identity = new IdentityError(error);
+    if (error.reason === 'moved') return { moved: identity };
+    throw identity;
   }
 }
 

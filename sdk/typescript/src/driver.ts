@@ -1,7 +1,17 @@
 /** What is behind a session: it owns the channel, and gets it another connection when the one that it has is lost. */
 
 import { hex } from './bytes.js';
-import { attempt, type Config, fitting, handshake, type Opened, reach, refusal, resumption } from './dial.js';
+import {
+  attempt,
+  type Config,
+  fitting,
+  handshake,
+  type Opened,
+  pinned,
+  reach,
+  refusal,
+  resumption,
+} from './dial.js';
 import {
   Closed,
   ConnectError,
@@ -87,7 +97,8 @@ export class Driver {
   }
 
   static async open(config: Config): Promise<Driver> {
-    const { line, node } = await reach(config);
+    const { line, shown } = await reach(config);
+    const node = pinned(line, shown);
     const answers = new Answers();
     const hello: Hello = { client: NAME, shape: config.shape, ticket: true };
     const opened = await attempt(line, config, handshake(line, config, node, hello, answers));
@@ -369,7 +380,7 @@ export class Driver {
 
   async #reconnect(): Promise<Opened> {
     const config = this.#config;
-    const { line, node } = await reach(config);
+    const { line, shown } = await reach(config);
     const received = this.#answers.received();
     this.#answers.reconnect();
     const ticket = this.#ticket;
@@ -379,6 +390,7 @@ export class Driver {
       return attempt(line, config, resumption(line, ticket, { received, shape: config.shape }));
     }
     // The ticket is spent, and what it was spent for did not come: only the key can speak for the session.
+    const node = pinned(line, shown);
     const claim = { session: hex(this.#session), received: fitting(received) };
     const hello: Hello = { client: NAME, shape: config.shape, ticket: true, claim };
     this.#keyed = Date.now();

@@ -42,7 +42,7 @@ pub(super) fn routes(way: Way) -> Router {
     Router::new()
         .route("/v1/ws", get(carry))
         .with_state(Arc::new(way))
-        .merge(fabstir_page::routes(Served::ByProxy, node))
+        .merge(fabstir_page::routes(Served::ByProxy, move || node.clone()))
 }
 
 /// Carries a WebSocket to the node, byte by byte.

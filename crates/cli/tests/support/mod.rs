@@ -59,9 +59,10 @@ impl TestNode {
         address: SocketAddr,
     ) -> Self {
         let secret = key.to_secret_hex();
-        let lookup = |name: &str| (name == "HOST_PRIVATE_KEY").then(|| secret.to_string());
+        let key_text = fabstir_custody::Secret::from(secret.to_string().as_str());
         let argv = ["node"].iter().chain(flags).map(OsString::from);
-        let (config, node_key) = Args::read(argv, &lookup).unwrap().resolve(lookup).unwrap();
+        let (config, sources) = Args::read(argv, &|_| None).unwrap().resolve(Some(key_text), None).unwrap();
+        let keys = fabstir_llm_node::crypto::load_keys(&sources, &config).unwrap();
         let (sender, started) = std::sync::mpsc::sync_channel(1);
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
@@ -70,7 +71,7 @@ impl TestNode {
             runtime.block_on(async {
                 let listener = TcpListener::bind(address).await.unwrap();
                 let engine = EchoEngine::new(model, 2048).with_delay(delay);
-                let node = Node::new(config, node_key, Arc::new(engine));
+                let node = Node::new(config, keys, Arc::new(engine)).unwrap();
                 sender.send((listener.local_addr().unwrap(), Arc::clone(&node))).unwrap();
                 tokio::select! {
                     () = server::run(listener, node, metrics::start().unwrap()) => {}

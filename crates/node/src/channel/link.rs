@@ -4,6 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use fabstir_protocol::{
     Code,
+    ethereum::Address,
     seal::OpenError,
     v1::Network,
     v2::{
@@ -35,8 +36,8 @@ const MOST_IN_R2: usize = 4000;
 enum Stage {
     /// Nothing of it yet.
     Fresh,
-    /// Message 2 is out.
-    Greeting(Box<AwaitingM3>),
+    /// Message 2 is out, by the channel key of this identity.
+    Greeting(Box<AwaitingM3>, Address),
     /// Records.
     Open { session: Arc<Session>, opener: Box<Opener>, epoch: u64 },
     /// Ended. Nothing is taken any more.
@@ -93,7 +94,7 @@ impl Link {
     pub(crate) fn is_busy(&self) -> bool {
         match &self.stage {
             Stage::Open { session, .. } => session.is_busy(),
-            Stage::Greeting(_) => true,
+            Stage::Greeting(..) => true,
             Stage::Fresh | Stage::Over => false,
         }
     }
@@ -102,7 +103,7 @@ impl Link {
     pub(crate) fn session(&self) -> Option<Arc<Session>> {
         match &self.stage {
             Stage::Open { session, .. } => Some(Arc::clone(session)),
-            Stage::Fresh | Stage::Greeting(_) | Stage::Over => None,
+            Stage::Fresh | Stage::Greeting(..) | Stage::Over => None,
         }
     }
 
@@ -123,7 +124,7 @@ impl Link {
         self.stage = match (stage, kind) {
             (Stage::Fresh, Kind::M1) => self.greet(node, frame, out, gone).await?,
             (Stage::Fresh, Kind::R1) => self.resume(node, frame, out, gone).await?,
-            (Stage::Greeting(waiting), Kind::M3) => {
+            (Stage::Greeting(waiting, identity), Kind::M3) => {
                 let finished = node.on_pool({
                     let frame = frame.to_vec();
                     move || waiting.finish(&frame)
@@ -133,7 +134,7 @@ impl Link {
                     metrics::handshake(Some(Code::HandshakeFailed));
                 }
                 self.greeted.cancel();
-                self.open(node, greeted?, out, gone).await?
+                self.open(node, greeted?, identity, out, gone).await?
             }
             (Stage::Open { session, mut opener, epoch }, Kind::Record) => {
                 let led = opener.open(frame).and_then(|record| session.receive(epoch, record));
@@ -154,7 +155,7 @@ impl Link {
                 node.channels_lost(&session, epoch);
                 return Err(LinkError::Broken);
             }
-            (Stage::Fresh | Stage::Greeting(_) | Stage::Over, _) => return Err(HandshakeError.into()),
+            (Stage::Fresh | Stage::Greeting(..) | Stage::Over, _) => return Err(HandshakeError.into()),
         };
         Ok(())
     }
@@ -185,7 +186,7 @@ impl Link {
         out: &mpsc::Sender<Outgoing>,
         gone: &CancellationToken,
     ) -> Result<Stage, LinkError> {
-        let Some(keys) = &node.channel_keys else {
+        let Some(identities) = &node.identities else {
             return Err(LinkError::Clear(Code::EncryptionNotSupported, None));
         };
         let hint = M1::read(frame)?.hint;
@@ -193,9 +194,9 @@ impl Link {
             return Err(LinkError::Clear(Code::Draining, None));
         }
         self.admit(node)?;
-        let key = keys.find(hint, Instant::now()).ok_or(HandshakeError);
-        let key = key.inspect_err(|_| metrics::handshake(Some(Code::HandshakeFailed)))?;
-        let (frame, prologue) = (frame.to_vec(), keys.prologue().to_vec());
+        let found = identities.find(hint, Instant::now()).ok_or(HandshakeError);
+        let (identity, key) = found.inspect_err(|_| metrics::handshake(Some(Code::HandshakeFailed)))?;
+        let (frame, prologue) = (frame.to_vec(), identity.channel_keys.prologue().to_vec());
         let respond = move || {
             let opened = M1::read(&frame)?.open(key.private(), &prologue)?;
             opened.respond::<AwsLc>(&mut node::rng())
@@ -216,7 +217,7 @@ impl Link {
                 }
             }
         });
-        Ok(Stage::Greeting(Box::new(waiting)))
+        Ok(Stage::Greeting(Box::new(waiting), identity.key.address()))
     }
 
     fn admit(&self, node: &Node) -> Result<(), LinkError> {
@@ -232,15 +233,17 @@ impl Link {
         &self,
         node: &Arc<Node>,
         greeted: Greeted,
+        identity: Address,
         out: &mpsc::Sender<Outgoing>,
         gone: &CancellationToken,
     ) -> Result<Stage, LinkError> {
         let Greeted { static_key, delegation, hello, channel } = greeted;
         let Channel { mut sealer, opener, sid, ticket } = channel;
         let judged = match (delegation, hello) {
-            (Ok(delegation), Some(hello)) => {
-                self.judge(node, delegation.as_ref(), &static_key).await.map(|client| (client, hello))
-            }
+            (Ok(delegation), Some(hello)) => self
+                .judge(node, delegation.as_ref(), &static_key, identity)
+                .await
+                .map(|client| (client, hello)),
             (Err(error), _) => Err(refusal_of(error)),
             (_, None) => Err(Code::InvalidPayload),
         };
@@ -293,6 +296,7 @@ impl Link {
         node: &Arc<Node>,
         delegation: Option<&SignedDelegation>,
         static_key: &fabstir_protocol::identity::PublicKey,
+        identity: Address,
     ) -> Result<Client, Code> {
         let Some(delegation) = delegation else {
             return if node.config.allow_anonymous {
@@ -300,9 +304,6 @@ impl Link {
             } else {
                 Err(Code::ClientNotAllowed)
             };
-        };
-        let Some(identity) = node.key.as_ref().map(crate::crypto::NodeKey::address) else {
-            return Err(Code::EncryptionNotSupported);
         };
         let now = node.clock.unix(Instant::now());
         delegation.check(static_key, identity, now).map_err(refusal_of)?;

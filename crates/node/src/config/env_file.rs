@@ -1,60 +1,79 @@
 //! A `.env` file in the working directory: the specification's way to set a node up.
 
-use std::{collections::HashMap, fmt, path::Path};
+use std::{
+    collections::HashMap, fmt, fs::File, io::ErrorKind, os::unix::fs::PermissionsExt as _, path::Path,
+};
 
-use zeroize::Zeroizing;
+use fabstir_custody::Secret;
 
 use super::{ConfigError, HOST_PRIVATE_KEY};
 
-/// What a `.env` file sets. Its secrets are wiped on drop.
+/// What a `.env` file sets.
 #[derive(Default)]
-pub struct EnvFile(HashMap<String, Zeroizing<String>>);
+pub struct EnvFile {
+    settings: HashMap<String, String>,
+    key: Option<Secret>,
+}
 
 impl EnvFile {
-    /// Reads `path` if it is there.
+    /// Reads `path` if it is there. The key's line is taken out before the rest is read: no buffer of another reader's
+    /// has it.
     ///
     /// # Errors
     /// [`ConfigError::EnvFileMode`] where it holds the key and others may read it, [`ConfigError::EnvFile`]
     /// where it cannot be read.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let shown = || path.display().to_string();
-        let entries = match dotenvy::from_path_iter(path) {
-            Ok(entries) => entries,
-            Err(error) if error.not_found() => return Ok(Self::default()),
-            Err(_) => {
-                return Err(ConfigError::EnvFile { path: shown(), reason: "it cannot be opened".into() });
-            }
+        let fault =
+            |reason: &str| ConfigError::EnvFile { path: path.display().to_string(), reason: reason.into() };
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
+            Err(_) => return Err(fault("it cannot be opened")),
         };
-        let mut settings = HashMap::new();
-        for entry in entries {
-            // dotenvy's own error quotes the line, which may be the key.
-            let (name, value) = entry.map_err(|_| ConfigError::EnvFile {
-                path: shown(),
-                reason: "a line is not of the form NAME=value".into(),
-            })?;
-            settings.insert(name, Zeroizing::new(value));
+        let mode = file.metadata().map(|data| data.permissions().mode());
+        let text = Secret::read(file).map_err(|_| fault("it cannot be read, or is too large"))?;
+        let (mut rest, mut key) = (Vec::new(), None);
+        for line in text.as_bytes().split_inclusive(|&byte| byte == b'\n') {
+            match key_in(line) {
+                Some(value) => key = Some(Secret::from_bytes(value)),
+                None => rest.extend_from_slice(line),
+            }
         }
-        if settings.contains_key(HOST_PRIVATE_KEY) && others_may_read(path) {
-            return Err(ConfigError::EnvFileMode { path: shown() });
+        if key.is_some() && mode.is_ok_and(|mode| mode & 0o077 != 0) {
+            return Err(ConfigError::EnvFileMode { path: path.display().to_string() });
         }
-        Ok(Self(settings))
+        // dotenvy's own error quotes the line.
+        let settings = dotenvy::from_read_iter(rest.as_slice()).collect::<Result<_, _>>();
+        let settings = settings.map_err(|_| fault("a line is not of the form NAME=value"))?;
+        Ok(Self { settings, key })
     }
 
     /// The value of `name`.
     pub fn get(&self, name: &str) -> Option<String> {
-        self.0.get(name).map(|value| String::clone(value))
+        self.settings.get(name).cloned()
     }
+
+    /// The node's key, if it stands there. Once.
+    pub fn take_key(&mut self) -> Option<Secret> {
+        self.key.take()
+    }
+}
+
+/// The value of a line that sets the key.
+fn key_in(line: &[u8]) -> Option<&[u8]> {
+    let line = line.trim_ascii();
+    let line = line.strip_prefix(b"export ").unwrap_or(line).trim_ascii_start();
+    let value =
+        line.strip_prefix(HOST_PRIVATE_KEY.as_bytes())?.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
+    let quoted = |quote: &[u8]| value.strip_prefix(quote).and_then(|value| value.strip_suffix(quote));
+    let bare = || value.split(|&byte| byte == b'#').next().unwrap_or_default().trim_ascii();
+    Some(quoted(b"\"").or_else(|| quoted(b"'")).unwrap_or_else(bare))
 }
 
 impl fmt::Debug for EnvFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.settings.keys()).finish()
     }
-}
-
-fn others_may_read(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::metadata(path).is_ok_and(|data| data.permissions().mode() & 0o077 != 0)
 }
 
 #[cfg(test)]
@@ -65,7 +84,6 @@ mod tests {
 
     #[test]
     fn an_env_file_with_the_key_must_be_private() {
-        use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(".env");
         assert_eq!(EnvFile::read(&path).unwrap().get("X"), None);
@@ -74,10 +92,24 @@ mod tests {
         let refused = EnvFile::read(&path).unwrap_err().to_string();
         assert!(refused.contains("chmod 600") && !refused.contains("59c6"), "{refused}");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let file = EnvFile::read(&path).unwrap();
+        let mut file = EnvFile::read(&path).unwrap();
         assert_eq!(file.get("X").as_deref(), Some("1"));
         assert!(!format!("{file:?}").contains("59c6"));
-        std::fs::write(&path, format!("HOST_PRIVATE_KEY={KEY}'\n")).unwrap();
-        assert!(!EnvFile::read(&path).unwrap_err().to_string().contains("59c6"));
+        assert_eq!(file.take_key().unwrap().as_text(), Some(KEY));
+        assert!(file.get(HOST_PRIVATE_KEY).is_none() && file.take_key().is_none());
+        std::fs::write(&path, "Y 1'\n").unwrap();
+        assert!(EnvFile::read(&path).unwrap_err().to_string().contains("NAME=value"));
+    }
+
+    #[test]
+    fn the_key_is_read_as_the_file_may_write_it() {
+        for line in ["K=v", "export K=v", "K = v", "K=\"v\"", "K='v'", "K=v # mine", "K=v\r"] {
+            let line = line.replace('K', HOST_PRIVATE_KEY);
+            assert_eq!(key_in(line.as_bytes()), Some(b"v".as_slice()), "{line}");
+        }
+        assert_eq!(key_in(b"HOST_PRIVATE_KEY="), Some(b"".as_slice()));
+        for line in ["#HOST_PRIVATE_KEY=v", "HOST_PRIVATE_KEY_FILE=v", "X=HOST_PRIVATE_KEY=v"] {
+            assert_eq!(key_in(line.as_bytes()), None, "{line}");
+        }
     }
 }

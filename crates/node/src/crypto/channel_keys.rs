@@ -6,9 +6,10 @@ use std::{
     time::Duration,
 };
 
+use fabstir_custody::KeyFailure;
 use fabstir_protocol::{
-    identity::{InvalidSignature, PrivateKey},
-    v2::{Advertisement, Hint, NodeChannelKey, NodeIdentity, SignedChannelKey, prologue},
+    identity::PrivateKey,
+    v2::{Advertisement, Hint, NodeChannelKey, NodeIdentity, SignedChannelKey, SignedRotation, prologue},
 };
 use rand_core::CryptoRng;
 use tokio::time::Instant;
@@ -73,7 +74,7 @@ impl ChannelKeys {
     /// A first key for `identity`, certified at `unix` seconds.
     ///
     /// # Errors
-    /// None that can be met in practice: see [`PrivateKey::sign`].
+    /// [`KeyFailure`]: the identity does not sign.
     pub fn new(
         identity: &NodeKey,
         chain_id: u64,
@@ -81,7 +82,7 @@ impl ChannelKeys {
         times: ChannelKeyTimes,
         unix: u64,
         rng: &mut impl CryptoRng,
-    ) -> Result<Self, InvalidSignature> {
+    ) -> Result<Self, KeyFailure> {
         let versions: Vec<String> =
             ["2", "1"].into_iter().take(if min_protocol < 2 { 2 } else { 1 }).map(str::to_owned).collect();
         let prologue = prologue(&versions, chain_id, identity.address()).unwrap_or_default();
@@ -90,15 +91,15 @@ impl ChannelKeys {
         Ok(Self { identity: identity.address(), chain_id, min_protocol, versions, prologue, times, keys })
     }
 
-    /// What the node says of itself to who connects now.
-    pub fn advertisement(&self) -> Advertisement {
+    /// What the node says of itself to who connects now, and where it moved from.
+    pub fn advertisement(&self, rotation: Option<SignedRotation>) -> Advertisement {
         let certificate = lock(&self.keys).current.certificate.clone();
         let node = NodeIdentity {
             address: self.identity,
             chain_id: self.chain_id,
             channel_key: *certificate.public_key(),
             certificate,
-            rotation: None,
+            rotation,
         };
         Advertisement { e2ee: self.versions.clone(), node: Some(node) }
     }
@@ -125,7 +126,7 @@ impl ChannelKeys {
         unix: u64,
         now: Instant,
         rng: &mut impl CryptoRng,
-    ) -> Result<(), InvalidSignature> {
+    ) -> Result<(), KeyFailure> {
         let made = {
             let mut keys = lock(&self.keys);
             keys.previous.take_if(|(_, until)| now >= *until);
@@ -147,7 +148,7 @@ impl ChannelKeys {
         unix: u64,
         now: Instant,
         rng: &mut impl CryptoRng,
-    ) -> Result<(), InvalidSignature> {
+    ) -> Result<(), KeyFailure> {
         let next = Arc::new(make(identity, self.chain_id, self.min_protocol, unix, rng)?);
         let until = now.checked_add(self.times.overlap).unwrap_or(now);
         let mut keys = lock(&self.keys);
@@ -165,11 +166,11 @@ fn make(
     min_protocol: u16,
     unix: u64,
     rng: &mut impl CryptoRng,
-) -> Result<ChannelKey, InvalidSignature> {
+) -> Result<ChannelKey, KeyFailure> {
     let private = PrivateKey::random(rng);
     let public = private.public_key();
     let certificate = NodeChannelKey::made_at(unix, public, min_protocol);
-    let signature = identity.private().sign(&certificate.digest(chain_id))?;
+    let signature = identity.sign(&certificate.digest(chain_id))?;
     Ok(ChannelKey {
         private: Arc::new(private),
         hint: Hint::of(&public),

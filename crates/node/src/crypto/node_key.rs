@@ -1,17 +1,19 @@
-//! The node's identity key, from the environment to memory.
+//! The node's identity key, wherever it is kept.
 
 use std::fmt;
 
+use fabstir_custody::{KeyCustody, KeyFailure, KeySource, KeySourceError, Secret};
 use fabstir_protocol::{
     ethereum::Address,
-    identity::{InvalidPrivateKey, PrivateKey, PublicKey, Signature},
+    identity::{Agreed, PrivateKey, PublicKey, Signature},
 };
 use sha2::{Digest, Sha256};
 
-/// The node's identity key. Never printed, wiped on drop.
+use crate::metrics;
+
+/// The node's identity key. Never printed; what is in memory of it is wiped on drop.
 pub struct NodeKey {
-    private: PrivateKey,
-    public: PublicKey,
+    custody: Box<dyn KeyCustody>,
     address: Address,
 }
 
@@ -24,12 +26,12 @@ pub enum TestKeys {
     Allowed,
 }
 
-/// Why a text cannot be the node's key. Never holds any part of it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+/// Why there is no node key. Never holds any part of one.
+#[derive(Debug, thiserror::Error)]
 pub enum InvalidNodeKey {
-    /// Malformed.
+    /// Its source gives none.
     #[error(transparent)]
-    Form(#[from] InvalidPrivateKey),
+    Source(#[from] KeySourceError),
     /// Everybody has it.
     #[error(
         "this private key is published in documentation or test tools, so everybody has it; make your own \
@@ -39,27 +41,31 @@ pub enum InvalidNodeKey {
 }
 
 impl NodeKey {
+    /// Gets the key from where it is.
+    ///
+    /// # Errors
+    /// [`InvalidNodeKey`], which shows nothing of it.
+    pub fn load(source: &KeySource, test_keys: TestKeys) -> Result<Self, InvalidNodeKey> {
+        let custody = source.load()?;
+        let address = custody.address();
+        if test_keys == TestKeys::Refused && is_published(&address) {
+            return Err(InvalidNodeKey::Published);
+        }
+        tracing::info!(event = "key_load", %address, place = custody.place(), "identity key loaded");
+        Ok(Self { custody, address })
+    }
+
     /// Reads `0x` and 64 hex digits.
     ///
     /// # Errors
     /// [`InvalidNodeKey`], which shows nothing of the text.
     pub fn read(text: &str, test_keys: TestKeys) -> Result<Self, InvalidNodeKey> {
-        let private: PrivateKey = text.parse()?;
-        let (public, address) = (private.public_key(), private.address());
-        if test_keys == TestKeys::Refused && is_published(&address) {
-            return Err(InvalidNodeKey::Published);
-        }
-        Ok(Self { private, public, address })
-    }
-
-    /// The private half, for opening inits.
-    pub fn private(&self) -> &PrivateKey {
-        &self.private
+        Self::load(&KeySource::Text(Secret::from(text)), test_keys)
     }
 
     /// The public half, which clients pin.
     pub fn public(&self) -> &PublicKey {
-        &self.public
+        self.custody.public_key()
     }
 
     /// The node's address.
@@ -67,15 +73,40 @@ impl NodeKey {
         self.address
     }
 
+    /// Whether version 1 can be served: some tokens only sign.
+    pub fn can_agree(&self) -> bool {
+        self.custody.can_agree()
+    }
+
+    /// Diffie-Hellman with a client's ephemeral key.
+    ///
+    /// # Errors
+    /// [`KeyFailure`]: the token that holds it is gone.
+    pub fn agree(&self, their_key: &PublicKey) -> Result<Agreed, KeyFailure> {
+        self.used("agree");
+        self.custody.agree(their_key)
+    }
+
+    /// Signs a digest.
+    ///
+    /// # Errors
+    /// [`KeyFailure`].
+    pub fn sign(&self, digest: &[u8; 32]) -> Result<Signature, KeyFailure> {
+        self.used("sign");
+        self.custody.sign(digest)
+    }
+
+    fn used(&self, operation: &'static str) {
+        metrics::key_operation(operation);
+        tracing::debug!(event = "key_use", address = %self.address, operation, "identity key used");
+    }
+
     /// Proves to whom `challenge` is fresh that this node holds its key (docs/api.md).
     ///
     /// # Errors
-    /// Where the signature comes out with a high s, which it does not.
-    pub fn answer_challenge(
-        &self,
-        challenge: &[u8; 32],
-    ) -> Result<Signature, fabstir_protocol::identity::InvalidSignature> {
-        self.private.sign(&challenge_digest(&self.address, challenge))
+    /// [`KeyFailure`].
+    pub fn answer_challenge(&self, challenge: &[u8; 32]) -> Result<Signature, KeyFailure> {
+        self.sign(&challenge_digest(&self.address, challenge))
     }
 
     /// What clients of before the context expect: a signature over any 32 bytes, hashed once. Whoever holds
@@ -83,11 +114,8 @@ impl NodeKey {
     ///
     /// # Errors
     /// As [`NodeKey::answer_challenge`].
-    pub fn answer_legacy_challenge(
-        &self,
-        challenge: &[u8; 32],
-    ) -> Result<Signature, fabstir_protocol::identity::InvalidSignature> {
-        self.private.sign(&Sha256::digest(challenge).into())
+    pub fn answer_legacy_challenge(&self, challenge: &[u8; 32]) -> Result<Signature, KeyFailure> {
+        self.sign(&Sha256::digest(challenge).into())
     }
 }
 
@@ -151,11 +179,8 @@ mod tests {
     #[test]
     fn published_keys_are_refused_unless_allowed() {
         for key in [HARDHAT, GANACHE, GUIDE, ONE] {
-            assert_eq!(
-                NodeKey::read(key, TestKeys::Refused).unwrap_err(),
-                InvalidNodeKey::Published,
-                "{key}"
-            );
+            let refused = NodeKey::read(key, TestKeys::Refused);
+            assert!(matches!(refused, Err(InvalidNodeKey::Published)), "{key}");
             assert!(NodeKey::read(key, TestKeys::Allowed).is_ok());
         }
     }

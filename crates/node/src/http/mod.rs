@@ -36,7 +36,8 @@ struct Shared {
 
 /// The routes.
 pub(crate) fn router(node: Arc<Node>, metrics: PrometheusHandle, tasks: TaskTracker) -> Router {
-    let identity = node.key.as_ref().map(|key| key.address().to_string());
+    let owner = Arc::clone(&node);
+    let identity = move || owner.identity().map(|identity| identity.key.address().to_string());
     Router::new()
         .merge(fabstir_page::routes(fabstir_page::Served::ByNode, identity))
         .route("/v1/ws", get(socket::upgrade).post(socket::probe))

@@ -11,7 +11,7 @@ use super::{
     Shared, json, openapi,
     says::{Health, Model, Models, Ready, Version},
 };
-use crate::{crypto::ChannelKeys, metrics};
+use crate::metrics;
 
 /// `GET /health`: the process serves HTTP.
 pub(super) async fn health() -> Response {
@@ -37,19 +37,20 @@ pub(super) async fn ready(State(shared): State<Shared>) -> Response {
 /// `GET /v1/version`.
 pub(super) async fn version(State(shared): State<Shared>) -> Response {
     let node = &shared.node;
+    let identity = node.identity();
     json(&Version {
         name: env!("CARGO_PKG_NAME"),
         version: env!("CARGO_PKG_VERSION"),
-        protocols: match (node.key.is_some(), node.config.min_protocol) {
+        protocols: match (identity.is_some(), node.config.min_protocol) {
             (true, 1) => &[2, 1],
             (true, _) => &[2],
             (false, _) => &[1],
         },
         engine: node.engine.models().first().map_or("none", |model| model.engine),
-        encryption: node.key.is_some(),
+        encryption: identity.is_some(),
         plaintext: node.serves_plaintext(),
-        public_key: node.key.as_ref().map(|key| key.public().to_string()),
-        address: node.key.as_ref().map(|key| key.address().to_string()),
+        public_key: identity.as_ref().map(|identity| identity.key.public().to_string()),
+        address: identity.as_ref().map(|identity| identity.key.address().to_string()),
         uptime_seconds: node.clock.uptime().as_secs(),
     })
 }
@@ -57,7 +58,7 @@ pub(super) async fn version(State(shared): State<Shared>) -> Response {
 /// `GET /v1/node`: what a WebSocket's first frame says of the node, for people and for who pins.
 pub(super) async fn identity(State(shared): State<Shared>) -> Response {
     let none = || Advertisement { e2ee: Vec::new(), node: None };
-    let shown = shared.node.channel_keys.as_ref().map_or_else(none, ChannelKeys::advertisement);
+    let shown = shared.node.identities.as_ref().map_or_else(none, |identities| identities.advertisement());
     ([(header::CACHE_CONTROL, "no-store")], json(&shown)).into_response()
 }
 

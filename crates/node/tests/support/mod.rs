@@ -12,6 +12,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use fabstir_custody::Secret;
 use fabstir_engine::{EchoEngine, Engine, LlamaConfig, LlamaEngine};
 use fabstir_llm_node::{
     config::{Args, Config},
@@ -100,9 +101,10 @@ pub(crate) fn settings(flags: &[&str]) -> (Config, Option<NodeKey>, String) {
     let mut bytes = [0; 32];
     rng().fill_bytes(&mut bytes);
     let key = const_hex::encode(bytes);
-    let lookup = |name: &str| (name == "HOST_PRIVATE_KEY").then(|| key.clone());
     let argv = ["node"].iter().chain(flags).map(std::ffi::OsString::from);
-    let (mut config, node_key) = Args::read(argv, &lookup).unwrap().resolve(lookup).unwrap();
+    let text = Secret::from(key.as_str());
+    let (mut config, sources) = Args::read(argv, &|_| None).unwrap().resolve(Some(text), None).unwrap();
+    let node_key = NodeKey::load(sources.current.as_ref().unwrap(), config.test_keys).ok();
     config.inits_per_minute = 60_000.try_into().unwrap();
     config.sweep_interval = Duration::from_millis(20);
     (config, node_key, key)
@@ -128,7 +130,7 @@ impl TestNode {
         let address = listener.local_addr().unwrap();
         let public =
             key.as_ref().map_or_else(|| PrivateKey::random(&mut rng()).public_key(), |key| *key.public());
-        let node = Node::new(config, key, engine);
+        let node = Node::new(config, key, engine).unwrap();
         let task = tokio::spawn(server::run(listener, Arc::clone(&node), metrics::start().unwrap()));
         Self { address, key: public, node, task: Some(task) }
     }

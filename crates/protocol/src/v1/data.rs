@@ -63,9 +63,7 @@ impl TryFrom<&Plaintext> for SessionData {
         let wire: WireSessionData =
             serde_json::from_slice(bytes).map_err(|_| DecodeError::Payload("session data"))?;
         let session_key = match wire.session_key {
-            Some(mut hex) => {
-                Some(SessionKey::take(&mut hex.0).map_err(|_| DecodeError::Payload("sessionKey"))?)
-            }
+            Some(SecretHex(key)) => Some(key.unless_zero().map_err(|_| DecodeError::Payload("sessionKey"))?),
             None => None,
         };
         let recovery_public_key = match wire.recovery_public_key {
@@ -92,8 +90,8 @@ fn compressed_key(hex: &str) -> Option<PublicKey> {
     PublicKey::try_from(bytes.as_slice()).ok()
 }
 
-/// 32 secret bytes read from hex without ever being a string of their own.
-struct SecretHex(Zeroizing<[u8; 32]>);
+/// A key read from hex without ever being a string of its own.
+struct SecretHex(SessionKey);
 
 impl<'de> Deserialize<'de> for SecretHex {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -107,10 +105,7 @@ impl<'de> Deserialize<'de> for SecretHex {
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<SecretHex, E> {
                 let digits = text.strip_prefix("0x").unwrap_or(text);
-                let mut bytes = Zeroizing::new([0; 32]);
-                let read = base16ct::mixed::decode(digits, &mut *bytes);
-                let whole = matches!(read, Ok(read) if read.len() == 32);
-                if whole { Ok(SecretHex(bytes)) } else { Err(E::custom("not 64 hex digits")) }
+                SessionKey::read(digits).map(SecretHex).ok_or_else(|| E::custom("not 64 hex digits"))
             }
         }
         deserializer.deserialize_str(HexVisitor)

@@ -370,6 +370,11 @@ impl NodeKeyRotation {
 }
 
 impl SignedRotation {
+    /// What is said. Proves nothing before [`SignedRotation::verify`].
+    pub fn rotation(&self) -> NodeKeyRotation {
+        NodeKeyRotation { from: self.from, to: self.to, not_before: self.not_before }
+    }
+
     /// The new identity, if the pinned one says so. To be shown to a person, never followed silently.
     ///
     /// # Errors
@@ -381,8 +386,7 @@ impl SignedRotation {
         if self.from != pinned {
             return Err(CertificateError::OtherKey);
         }
-        let rotation = NodeKeyRotation { from: self.from, to: self.to, not_before: self.not_before };
-        signed_by(&self.signature, &rotation.digest(chain_id), pinned)?;
+        signed_by(&self.signature, &self.rotation().digest(chain_id), pinned)?;
         check_time(self.not_before, u64::MAX, now)?;
         Ok(self.to)
     }

@@ -1,0 +1,338 @@
+//! The identity key, in its operator's hands.
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
+use fabstir_custody::{
+    Cost, KeyCustody, KeySource, LockedKey, Password, Pin, Pkcs11Uri, Secret, Token, TokenKey, is_keystore,
+    open_keystore, read_secret_file, replace_secret_file, write_keystore, write_secret_file,
+};
+use fabstir_protocol::{identity::PrivateKey, v2::NodeKeyRotation};
+use zeroize::Zeroizing;
+
+use crate::{
+    config::{Config, KeySources},
+    node,
+};
+
+/// What is done with the key.
+#[derive(Clone, Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Make a key where there is none yet
+    New {
+        /// Where
+        #[command(flatten)]
+        to: To,
+    },
+    /// Put a key that there is into a file, a keystore or a token
+    Import {
+        /// A file with the key in hex, or a keystore; - asks for the key at the terminal
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+        /// A file with the password of that keystore; without one it is asked for
+        #[arg(long, value_name = "FILE")]
+        from_password_file: Option<PathBuf>,
+        /// Where
+        #[command(flatten)]
+        to: To,
+    },
+    /// Show the addresses and public keys that the settings lead to
+    Show,
+    /// Make the next key, and let the current one say that it is the next
+    Rotate {
+        /// Where the next key is made: a file, or pkcs11:...; by default the file of the current one, which is moved aside
+        #[arg(long, value_name = "FILE-OR-URI")]
+        to: Option<Place>,
+        /// Where to write what the current key says of the next; by default the next key's file with .rotation behind it
+        #[arg(long, value_name = "FILE")]
+        statement: Option<PathBuf>,
+        /// Write the next key as a keystore
+        #[arg(long, requires = "to")]
+        keystore: bool,
+        /// A file with that keystore's password; without one it is asked for, twice
+        #[arg(long, value_name = "FILE", requires = "keystore")]
+        password_file: Option<PathBuf>,
+    },
+    /// Copy the key into a keystore under a password, and open that to be sure
+    Backup {
+        /// The keystore to write
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+        /// A file with the password; without one it is asked for, twice
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+}
+
+/// Where a key is put.
+#[derive(Args, Clone, Debug)]
+pub struct To {
+    /// A file, or a token: pkcs11:token=...;object=...;id=%01?module-path=...&pin-source=file:...
+    #[arg(long, value_name = "FILE-OR-URI")]
+    to: Place,
+    /// Write a keystore (Ethereum's version 3) instead of bare hex
+    #[arg(long)]
+    keystore: bool,
+    /// A file with the keystore's password; without one it is asked for, twice
+    #[arg(long, value_name = "FILE", requires = "keystore")]
+    password_file: Option<PathBuf>,
+}
+
+/// A file, or a token.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// A file.
+    File(PathBuf),
+    /// A key in a token.
+    Token(Box<Pkcs11Uri>),
+}
+
+impl FromStr for Place {
+    type Err = fabstir_custody::InvalidUri;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.starts_with("pkcs11:") {
+            return Ok(Self::Token(Box::new(text.parse()?)));
+        }
+        Ok(Self::File(text.into()))
+    }
+}
+
+impl KeysCommand {
+    /// Does it.
+    ///
+    /// # Errors
+    /// What went wrong, in words for whoever typed the command.
+    pub fn run(self, config: &Config, sources: &KeySources) -> anyhow::Result<()> {
+        let mut out = io::stdout().lock();
+        match self {
+            Self::New { to } => describe(&mut out, "key", to.make()?.as_ref()),
+            Self::Import { from, from_password_file, to } => {
+                let secret = secret_from(&from, from_password_file)?;
+                describe(&mut out, "key", to.put(&secret)?.as_ref())
+            }
+            Self::Show => show(&mut out, sources),
+            Self::Rotate { to, statement, keystore, password_file } => {
+                let to = to.map(|to| To { to, keystore, password_file });
+                rotate(&mut out, config, sources, to, statement)
+            }
+            Self::Backup { to, password_file } => back_up(&mut out, sources, &to, password_file),
+        }
+    }
+}
+
+fn describe(out: &mut impl Write, what: &str, key: &dyn KeyCustody) -> anyhow::Result<()> {
+    writeln!(out, "{what:<11} {}", key.place())?;
+    writeln!(out, "address     {}", key.address().to_checksum())?;
+    Ok(writeln!(out, "public key  {}", key.public_key())?)
+}
+
+fn fresh() -> Zeroizing<[u8; 32]> {
+    // In the form in which it is written; the key itself is wiped with it.
+    let key = PrivateKey::random(&mut node::rng());
+    let mut secret = Zeroizing::new([0; 32]);
+    let text = key.to_secret_hex();
+    let digits = text.strip_prefix("0x").unwrap_or(&text);
+    let _ = base16ct::lower::decode(digits, &mut *secret);
+    secret
+}
+
+impl To {
+    /// A new key at this place. A token makes its own.
+    fn make(&self) -> anyhow::Result<Box<dyn KeyCustody>> {
+        match &self.to {
+            Place::Token(uri) => {
+                let pin = pin(uri);
+                Token::open(uri, &pin)?.generate(uri)?;
+                Ok(Box::new(TokenKey::open(uri, &pin)?))
+            }
+            Place::File(_) => self.put(&fresh()),
+        }
+    }
+
+    fn put(&self, secret: &[u8; 32]) -> anyhow::Result<Box<dyn KeyCustody>> {
+        match &self.to {
+            Place::Token(uri) => {
+                let pin = pin(uri);
+                Token::open(uri, &pin)?.import(uri, secret)?;
+                Ok(Box::new(TokenKey::open(uri, &pin)?))
+            }
+            Place::File(path) if self.keystore => {
+                write_store(path, secret, self.password_file.clone())?;
+                Ok(Box::new(LockedKey::new(secret)?))
+            }
+            Place::File(path) => {
+                write_secret_file(path, digits(secret).as_bytes())?;
+                Ok(Box::new(LockedKey::new(secret)?))
+            }
+        }
+    }
+}
+
+fn pin(uri: &Pkcs11Uri) -> Pin {
+    uri.pin_file.clone().map_or(Pin::Prompt, Pin::File)
+}
+
+/// A key as it stands in a file.
+fn digits(secret: &[u8; 32]) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(String::with_capacity(67));
+    text.push_str("0x");
+    text.push_str(&Zeroizing::new(base16ct::lower::encode_string(secret)));
+    text.push('\n');
+    text
+}
+
+/// The key in a file of either kind, or typed.
+fn secret_from(path: &Path, password: Option<PathBuf>) -> anyhow::Result<Zeroizing<[u8; 32]>> {
+    let source = if path == Path::new("-") {
+        KeySource::Text(Secret::from(rpassword::prompt_password("private key in hex: ")?))
+    } else if is_keystore(read_secret_file(path)?.as_bytes()) {
+        KeySource::Keystore(path.to_owned(), password.map_or(Password::Prompt, Password::File))
+    } else {
+        KeySource::File(path.to_owned())
+    };
+    source.secret()?.context("the key cannot be had from there")
+}
+
+fn write_store(path: &Path, secret: &[u8; 32], password: Option<PathBuf>) -> anyhow::Result<()> {
+    let password = match password {
+        Some(file) => Password::File(file).get()?,
+        None => new_password()?,
+    };
+    let (text, _) = write_keystore(secret, password.trim_line(), Cost::Standard, &mut node::rng())?;
+    write_secret_file(path, text.as_bytes())?;
+    let read = open_keystore(read_secret_file(path)?.as_bytes(), password.trim_line())?;
+    if *read != *secret {
+        bail!("{}: what was written is not what was to be written; remove it", path.display());
+    }
+    Ok(())
+}
+
+fn new_password() -> anyhow::Result<Secret> {
+    let ask = |question: &str| rpassword::prompt_password(question).map(Secret::from);
+    let first = ask("password for the keystore: ").context(
+        "the password cannot be asked for: there is no terminal; name a file with --password-file",
+    )?;
+    if first.as_bytes() != ask("once more: ")?.as_bytes() {
+        bail!("the two passwords differ; nothing was written");
+    }
+    Ok(first)
+}
+
+fn show(out: &mut impl Write, sources: &KeySources) -> anyhow::Result<()> {
+    let Some(source) = &sources.current else { bail!("no key is set: see HOST_PRIVATE_KEY in --help") };
+    writeln!(out, "source      {}", source.describe())?;
+    describe(out, "kept in", source.load()?.as_ref())?;
+    if let Some(previous) = &sources.previous {
+        writeln!(out, "\nbefore      {}", previous.describe())?;
+        describe(out, "kept in", previous.load()?.as_ref())?;
+    }
+    if let Some(rotation) = &sources.rotation {
+        writeln!(out, "rotation    {}", rotation.display())?;
+    }
+    Ok(())
+}
+
+fn back_up(
+    out: &mut impl Write,
+    sources: &KeySources,
+    to: &Path,
+    password: Option<PathBuf>,
+) -> anyhow::Result<()> {
+    let source = sources.current.as_ref().context("no key is set: see HOST_PRIVATE_KEY in --help")?;
+    let secret = source.secret()?.context(
+        "a token's key does not leave it: use the token maker's way of backing it up, or import the same key into two tokens",
+    )?;
+    write_store(to, &secret, password)?;
+    let key = LockedKey::new(&secret)?;
+    writeln!(out, "keystore    {}", to.display())?;
+    writeln!(out, "address     {}", key.address().to_checksum())?;
+    Ok(writeln!(out, "opened once more: it holds the key")?)
+}
+
+/// A path with something behind it.
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(ending);
+    path.into()
+}
+
+fn rotate(
+    out: &mut impl Write,
+    config: &Config,
+    sources: &KeySources,
+    to: Option<To>,
+    statement: Option<PathBuf>,
+) -> anyhow::Result<()> {
+    let source = sources.current.as_ref().context("no key is set: see HOST_PRIVATE_KEY in --help")?;
+    let current = source.load()?;
+    let chain_id = config.chain_id.unwrap_or(0);
+    match (to, &sources.file) {
+        (None, Some(file)) => in_place(out, file, current.as_ref(), chain_id, statement),
+        (None, None) => bail!(
+            "the key is {}: name with --to where the next one is to be made, a file or pkcs11:...",
+            source.describe()
+        ),
+        (Some(to), _) => {
+            let statement = statement.or_else(|| match &to.to {
+                Place::File(path) => Some(with_ending(path, ".rotation")),
+                Place::Token(_) => None,
+            });
+            let statement =
+                statement.context("name with --statement where to write what the current key says")?;
+            let next = to.make()?;
+            write_statement(&statement, current.as_ref(), next.as_ref(), chain_id)?;
+            describe(out, "next key", next.as_ref())?;
+            writeln!(out, "statement   {}", statement.display())?;
+            Ok(writeln!(
+                out,
+                "now name the next key in the settings, the current one as the previous (PREVIOUS_PRIVATE_KEY_FILE, \
+                 PREVIOUS_KEYSTORE_FILE or PREVIOUS_PKCS11_URI), and KEY_ROTATION_FILE={}; then restart the node",
+                statement.display()
+            )?)
+        }
+    }
+}
+
+/// The next key takes the place of the current one, which is kept beside it for the overlap.
+fn in_place(
+    out: &mut impl Write,
+    file: &Path,
+    current: &dyn KeyCustody,
+    chain_id: u64,
+    statement: Option<PathBuf>,
+) -> anyhow::Result<()> {
+    let (previous, secret) = (with_ending(file, ".previous"), fresh());
+    let statement = statement.unwrap_or_else(|| with_ending(file, ".rotation"));
+    let next = LockedKey::new(&secret)?;
+    // In this order, so that at no moment a key is lost: a rotation that stops half-way is none.
+    replace_secret_file(&previous, read_secret_file(file)?.as_bytes())?;
+    write_statement(&statement, current, &next, chain_id)?;
+    replace_secret_file(file, digits(&secret).as_bytes())?;
+    describe(out, "next key", &next)?;
+    writeln!(out, "previous    {} ({})", previous.display(), current.address().to_checksum())?;
+    writeln!(out, "statement   {}", statement.display())?;
+    Ok(writeln!(
+        out,
+        "a running node takes the next key on SIGHUP; remove the previous one once the overlap is over"
+    )?)
+}
+
+/// What the current key says of the next: public, and signed.
+fn write_statement(
+    path: &Path,
+    current: &dyn KeyCustody,
+    next: &dyn KeyCustody,
+    chain_id: u64,
+) -> anyhow::Result<()> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    let rotation = NodeKeyRotation { from: current.address(), to: next.address(), not_before: now };
+    let signature = current.sign(&rotation.digest(chain_id))?;
+    let text = serde_json::to_string(&rotation.with_signature(signature))?;
+    Ok(replace_secret_file(path, text.as_bytes())?)
+}

@@ -1,0 +1,292 @@
+//! Every way in which the identity key comes in: the same identity, and the key nowhere in memory as its digits.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test is meant to panic")]
+
+#[path = "support/process.rs"]
+mod process;
+mod support;
+
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use fabstir_custody::{Cost, write_keystore, write_secret_file};
+use fabstir_protocol::identity::PrivateKey;
+use process::{NodeProcess, forms, fresh_key, node_in};
+use serde_json::json;
+use support::rng;
+
+/// A folder with a node's key in it, and the key's text.
+struct Place {
+    dir: tempfile::TempDir,
+    secret: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), secret: fresh_key() }
+    }
+
+    fn bytes(&self) -> [u8; 32] {
+        const_hex::decode(&self.secret).unwrap().try_into().unwrap()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
+        let path = self.path(name);
+        write_secret_file(&path, text.as_bytes()).unwrap();
+        path.display().to_string()
+    }
+
+    fn command(&self, env: &[(&str, &str)]) -> Command {
+        let mut command = node_in(self.dir.path());
+        // A debugger is what reads the memory.
+        command.env("PATH", "/usr/bin:/bin").env("ALLOW_DEBUGGING", "true").envs(env.iter().copied());
+        command
+    }
+}
+
+/// Starts a node, has it use its key in each way, and looks for the key in its memory.
+async fn the_key_serves_and_is_nowhere(place: &Place, command: Command) {
+    let node = NodeProcess::run(command, &place.secret);
+    let address = place.secret.parse::<PrivateKey>().unwrap().address().to_string();
+    assert!(node.said.wait_for("Private key loaded successfully").contains(&address));
+    // Version 1 agrees with it, the challenge is signed with it.
+    let mut peer = node.connect().await;
+    let mut opened = peer.open("1").await;
+    assert_eq!(peer.ask(&mut opened.session, "hi").await.text.trim(), "hi");
+    let challenge = json!({"challenge": "07".repeat(32), "context": "fabstir-node/1"}).to_string();
+    let proof = node.post("/v1/auth/challenge", &challenge).await;
+    assert!(proof.contains(&address), "{proof}");
+    let digits: Vec<_> = forms(&place.bytes())
+        .into_iter()
+        .chain([("hex in capitals", place.secret[2..].to_uppercase().into_bytes())])
+        .collect();
+    assert_eq!(node.find_in_memory(&digits), []);
+    let public = ("its public key in hex", node.key.to_string().into_bytes());
+    assert!(!node.find_in_memory(&[public]).is_empty(), "the search finds what is there");
+    let environment = std::fs::read(format!("/proc/{}/environ", node.pid())).unwrap();
+    assert!(!String::from_utf8_lossy(&environment).contains(&place.secret[2..]));
+    assert!(!node.said.text().contains(&place.secret[2..]));
+    let (status, _) = node.stop();
+    assert!(status.success());
+}
+
+#[tokio::test]
+async fn a_key_from_the_environment_is_overwritten_there() {
+    let place = Place::new();
+    the_key_serves_and_is_nowhere(&place, place.command(&[("HOST_PRIVATE_KEY", &place.secret)])).await;
+}
+
+#[tokio::test]
+async fn a_key_from_an_env_file_leaves_no_buffer_behind() {
+    let place = Place::new();
+    place.file(".env", &format!("LOG_FORMAT=text\nHOST_PRIVATE_KEY=\"{}\"\n", place.secret));
+    the_key_serves_and_is_nowhere(&place, place.command(&[])).await;
+}
+
+#[tokio::test]
+async fn a_key_from_a_file_of_the_operators_or_of_systemds() {
+    let place = Place::new();
+    let file = place.file("node.key", &format!("{}\n", place.secret));
+    the_key_serves_and_is_nowhere(&place, place.command(&[("HOST_PRIVATE_KEY_FILE", &file)])).await;
+    let credentials = place.path("credentials");
+    write_secret_file(&credentials.join("host_private_key"), place.secret.as_bytes()).unwrap();
+    let folder = credentials.display().to_string();
+    the_key_serves_and_is_nowhere(&place, place.command(&[("CREDENTIALS_DIRECTORY", &folder)])).await;
+}
+
+#[tokio::test]
+async fn a_key_from_a_command() {
+    let place = Place::new();
+    let file = place.file("vault", &place.secret);
+    let command = format!("cat {file}");
+    the_key_serves_and_is_nowhere(&place, place.command(&[("HOST_PRIVATE_KEY_COMMAND", &command)])).await;
+}
+
+#[tokio::test]
+async fn a_key_from_a_keystore_with_a_password_and_with_the_empty_one() {
+    for password in ["correct horse\n", ""] {
+        let place = Place::new();
+        let (text, _) =
+            write_keystore(&place.bytes(), password.trim_end().as_bytes(), Cost::Light, &mut rng()).unwrap();
+        let keystore = place.file("keystore.json", text.as_text().unwrap());
+        let password = place.file("password", password);
+        let env = [("HOST_KEYSTORE_FILE", &*keystore), ("HOST_KEYSTORE_PASSWORD_FILE", &*password)];
+        the_key_serves_and_is_nowhere(&place, place.command(&env)).await;
+    }
+}
+
+/// SoftHSM's tokens in a folder, one of them with the key, which cannot be had from it again.
+fn token(place: &Place) -> (String, String, String) {
+    let tokens = place.path("tokens");
+    std::fs::create_dir(&tokens).unwrap();
+    let configuration = place.path("softhsm2.conf");
+    std::fs::write(&configuration, format!("directories.tokendir = {}\n", tokens.display())).unwrap();
+    let run = |program: &str, arguments: &[&str]| {
+        let done =
+            Command::new(program).env("SOFTHSM2_CONF", &configuration).args(arguments).output().unwrap();
+        assert!(done.status.success(), "{program}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    run(
+        "softhsm2-util",
+        &["--init-token", "--free", "--label", "node", "--so-pin", "1234", "--pin", "97531"],
+    );
+    let pin = place.file("pin", "97531\n");
+    let module = "/usr/lib/softhsm/libsofthsm2.so";
+    assert!(Path::new(module).exists(), "SoftHSM is missing: run scripts/bootstrap.sh");
+    let uri = format!("pkcs11:token=node;object=identity;id=%01?module-path={module}&pin-source=file:{pin}");
+    let file = place.file("to-import", &place.secret);
+    let configuration = configuration.display().to_string();
+    run(process::BINARY, &["keys", "import", "--from", &file, "--to", &uri]);
+    (uri, configuration, pin)
+}
+
+#[tokio::test]
+async fn a_key_in_a_token_serves_both_versions_and_was_never_in_the_process() {
+    let place = Place::new();
+    let (uri, configuration, _) = token(&place);
+    let command = place.command(&[("PKCS11_URI", &uri), ("SOFTHSM2_CONF", &configuration)]);
+    the_key_serves_and_is_nowhere(&place, command).await;
+    // The same, said in parts.
+    let (short, rest) = uri.split_once('?').unwrap();
+    let (module, pin) = rest.split_once('&').unwrap();
+    let env = [
+        ("PKCS11_URI", short.split(";object").next().unwrap()),
+        ("PKCS11_LABEL", "identity"),
+        ("PKCS11_MODULE", module.strip_prefix("module-path=").unwrap()),
+        ("PKCS11_PIN_FILE", pin.strip_prefix("pin-source=file:").unwrap()),
+        ("SOFTHSM2_CONF", &configuration),
+    ];
+    the_key_serves_and_is_nowhere(&place, place.command(&env)).await;
+}
+
+/// `keys rotate` on the file, SIGHUP, and a start in the overlap: the old identity is served beside the new one.
+#[tokio::test]
+async fn a_rotation_by_command_and_signal_loses_no_session_and_lasts_over_a_restart() {
+    let place = Place::new();
+    let file = place.file("node.key", &place.secret);
+    let env = [("HOST_PRIVATE_KEY_FILE", &*file)];
+    let node = NodeProcess::run(place.command(&env), &place.secret);
+    let mut peer = node.connect().await;
+    let mut before = peer.open("before").await;
+    let rotated = place.command(&env).args(["keys", "rotate"]).output().unwrap();
+    assert!(rotated.status.success(), "{}", String::from_utf8_lossy(&rotated.stderr));
+    let next = std::fs::read_to_string(&file).unwrap();
+    let next: PrivateKey = next.parse().unwrap();
+    assert_ne!(next.public_key(), node.key);
+    node.signal("HUP");
+    node.said.wait_for("identity key rotated");
+    assert_eq!(peer.ask(&mut before.session, "still here").await.text.trim(), "still here");
+    // The old key opens inits as before, the new one too; on the same connection and on another.
+    let both = async |node: &NodeProcess, peer: &mut support::Peer| {
+        for (id, key) in [("old", node.key), ("new", next.public_key())] {
+            let (frame, _) =
+                support::init(&key, &support::wallet(), id, fabstir_protocol::v1::Dialect::GuideRust, true);
+            assert_eq!(peer.outcome(frame).await, "session_init_ack", "{id}");
+        }
+    };
+    both(&node, &mut peer).await;
+    let shown = |text: String| {
+        serde_json::from_str::<serde_json::Value>(text.split_once("\r\n\r\n").unwrap().1).unwrap()
+    };
+    let first = shown(node.get("/v1/node").await);
+    assert_eq!(first["node"]["address"], next.address().to_string());
+    node.signal("HUP");
+    node.said.wait_for("outcome=Same");
+    node.stop();
+    let again = NodeProcess::run(place.command(&env), &place.secret);
+    both(&again, &mut again.connect().await).await;
+    assert_eq!(shown(again.get("/v1/node").await)["node"]["rotation"], first["node"]["rotation"]);
+    again.stop();
+    // Half a rotation is none: the key that is there is the key.
+    std::fs::copy(place.path("node.key.previous"), &file).unwrap();
+    let half = NodeProcess::run(place.command(&env), &place.secret);
+    assert!(half.said.text().contains("begun and not finished"));
+}
+
+#[test]
+fn keys_are_made_moved_shown_and_backed_up_and_never_printed() {
+    let place = Place::new();
+    let (password, file) = (place.file("password", "pw\n"), place.path("made.key"));
+    let made = file.display().to_string();
+    let run = |env: &[(&str, &str)], arguments: &[&str]| {
+        let done = place.command(env).arg("keys").args(arguments).output().unwrap();
+        assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).unwrap()
+    };
+    let address =
+        |said: &str| said.lines().find_map(|line| line.strip_prefix("address     ")).unwrap().to_owned();
+    let first = run(&[], &["new", "--to", &made]);
+    let secret = std::fs::read_to_string(&file).unwrap();
+    let env = [("HOST_PRIVATE_KEY_FILE", &*made)];
+    let shown = run(&env, &["show"]);
+    let store = place.path("backup.json").display().to_string();
+    let saved = run(&env, &["backup", "--to", &store, "--password-file", &password]);
+    let (other, moved) =
+        (place.path("moved.json").display().to_string(), ["--keystore", "--password-file", &password]);
+    let imported =
+        [&["import", "--from", &store, "--from-password-file", &password, "--to", &other], moved.as_slice()];
+    let imported = run(&[], &imported.concat());
+    let kept = [("HOST_KEYSTORE_FILE", &*other), ("HOST_KEYSTORE_PASSWORD_FILE", &*password)];
+    let again = run(&kept, &["show"]);
+    for said in [&shown, &saved, &imported, &again] {
+        assert_eq!(address(said), address(&first));
+        assert!(!said.contains(secret.trim()) && !said.contains(&secret.trim()[2..]), "{said}");
+    }
+    // Nothing that is there is written over.
+    let refused = place.command(&[]).args(["keys", "new", "--to", &made]).output().unwrap();
+    assert!(
+        !refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("is there already")
+    );
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), secret);
+}
+
+/// What the node says instead of starting.
+fn refused(mut command: Command) -> String {
+    let done = command.output().unwrap();
+    assert!(!done.status.success());
+    String::from_utf8_lossy(&done.stderr).into_owned()
+}
+
+#[test]
+fn a_key_that_cannot_be_had_stops_the_start_with_what_to_do() {
+    let place = Place::new();
+    let open = place.path("open");
+    std::fs::write(&open, &place.secret).unwrap();
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let open = open.display().to_string();
+    let said = refused(place.command(&[("HOST_PRIVATE_KEY_FILE", &open)]));
+    assert!(said.contains(&format!("chmod 600 {open}")) && !said.contains(&place.secret[2..]), "{said}");
+    let said = refused(place.command(&[("HOST_PRIVATE_KEY_COMMAND", "echo sorry >&2; exit 3")]));
+    assert!(said.contains("sorry") && said.contains("exit status: 3"), "{said}");
+    let (text, _) = write_keystore(&place.bytes(), b"right", Cost::Light, &mut rng()).unwrap();
+    let keystore = place.file("keystore.json", text.as_text().unwrap());
+    let said = refused(place.command(&[("HOST_KEYSTORE_FILE", &keystore)]));
+    assert!(said.contains("there is no terminal"), "{said}");
+    let wrong = place.file("wrong", "wrong");
+    let env = [("HOST_KEYSTORE_FILE", &*keystore), ("HOST_KEYSTORE_PASSWORD_FILE", &*wrong)];
+    let said = refused(place.command(&env));
+    assert!(said.contains("the password is wrong"), "{said}");
+    let (uri, configuration, pin) = token(&place);
+    std::fs::write(&pin, "00000").unwrap();
+    let said = refused(place.command(&[("PKCS11_URI", &uri), ("SOFTHSM2_CONF", &configuration)]));
+    assert!(said.contains("refuses the PIN") && !said.contains("00000"), "{said}");
+}
+
+#[test]
+fn a_process_with_a_key_leaves_no_core_unless_debugging_is_allowed() {
+    let limit = |env: &[(&str, &str)]| {
+        let node = NodeProcess::start(&[], env);
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", node.pid())).unwrap();
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap().to_owned();
+        core.split_whitespace().nth(5).unwrap().to_owned()
+    };
+    // The hard limit, which the process could not raise again.
+    assert_eq!(limit(&[]), "0");
+    assert_eq!(limit(&[("ALLOW_DEBUGGING", "true")]), "unlimited");
+}
