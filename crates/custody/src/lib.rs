@@ -36,7 +36,7 @@ use fabstir_protocol::{
 pub use environment::take_from_environment;
 pub use hardening::{Hardening, harden};
 pub use keystore::{Cost, KeystoreError, is_keystore, open_keystore, write_keystore};
-pub use locked::LockedKey;
+pub use locked::{LockedKey, LockedKeyError};
 pub use pkcs11::{InvalidUri, Pin, Pkcs11Uri, Token, TokenError, TokenKey};
 pub use secret::{
     Secret, SecretFileError, make_parent, read_secret_file, replace_secret_file, write_secret_file,

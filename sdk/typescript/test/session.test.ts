@@ -1,6 +1,9 @@
 /** The session against a real node with a real model. */
 
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
+import { tmpdir } from 'node:os';
 import { inspect } from 'node:util';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { WebSocket } from 'ws';
@@ -17,7 +20,7 @@ import {
   Truncated,
   type WebSocketClass,
 } from '../src/index.js';
-import { TestNode, Wire } from './testnode.js';
+import { binary, TestNode, Wire } from './testnode.js';
 
 let node: TestNode;
 const open: Session[] = [];
@@ -258,6 +261,38 @@ describe('who is there', () => {
     await expect(connect({ url: 'ws://127.0.0.1:1/v1/ws', nodeKey: node.address })).rejects.toThrow(
       /ECONNREFUSED/,
     );
+  });
+});
+
+describe('a node that changes its identity', () => {
+  test('is gone on with by who has a session, and told to who pins the old one', async () => {
+    const folder = mkdtempSync(`${tmpdir()}/fabstir-`);
+    const [file, key] = [`${folder}/node.key`, PrivateKey.random()];
+    writeFileSync(file, `0x${hex(key.expose())}`, { mode: 0o600 });
+    const settings = { ENGINE: 'echo', HOST_PRIVATE_KEY: undefined, HOST_PRIVATE_KEY_FILE: file };
+    const moving = await TestNode.start(settings, key);
+    const wire = await Wire.to(moving.port);
+    try {
+      const here = { url: wire.url, nodeKey: moving.address };
+      const opened = await session(here);
+      expect((await opened.chat({ prompt: 'before' })).text.trim()).toBe('before');
+      const env = { PATH: process.env['PATH'], HOST_PRIVATE_KEY_FILE: file };
+      execFileSync(binary(), ['keys', 'rotate'], { env });
+      await moving.signal('SIGHUP', /identity key rotated/);
+      wire.cut();
+      expect((await opened.chat({ prompt: 'after' })).text.trim()).toBe('after');
+      expect(wire.connections).toBe(2);
+      const refused = await connect(here).catch((error: unknown) => error);
+      expect(refused).toBeInstanceOf(IdentityError);
+      const { reason, shown } = refused as IdentityError;
+      expect(reason).toBe('moved');
+      const anew = await session({ url: wire.url, nodeKey: shown as string });
+      expect((await anew.chat({ prompt: 'hello' })).text.trim()).toBe('hello');
+    } finally {
+      wire.close();
+      await moving.stop();
+      rmSync(folder, { recursive: true });
+    }
   });
 });
 

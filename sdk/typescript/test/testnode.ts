@@ -5,11 +5,13 @@ import { existsSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import { vi } from 'vitest';
 import { hex } from '../src/bytes.js';
 import type { Address } from '../src/ethereum.js';
 import { PrivateKey } from '../src/identity.js';
 
-function binary(): string {
+/** What is run as the node. */
+export function binary(): string {
   const target =
     process.env['CARGO_TARGET_DIR'] ?? fileURLToPath(new URL('../../../target', import.meta.url));
   const built = ['release', 'debug']
@@ -35,8 +37,10 @@ export class TestNode {
   }
 
   /** With the default model, unless `ENGINE` says otherwise. */
-  static async start(settings: Record<string, string> = {}): Promise<TestNode> {
-    const key = PrivateKey.random();
+  static async start(
+    settings: Record<string, string | undefined> = {},
+    key = PrivateKey.random(),
+  ): Promise<TestNode> {
     const child = spawn(binary(), [], {
       env: {
         PATH: process.env['PATH'],
@@ -71,6 +75,12 @@ export class TestNode {
   /** To connect with. */
   get here(): { url: string; nodeKey: string } {
     return { url: this.url, nodeKey: this.address };
+  }
+
+  /** Sends a signal, and waits for the line of the log that it leads to. */
+  async signal(name: NodeJS.Signals, line: RegExp): Promise<void> {
+    this.#process.kill(name);
+    await vi.waitUntil(() => this.log.some((said) => line.test(said)), 10_000);
   }
 
   stop(signal: 'SIGTERM' | 'SIGKILL' = 'SIGKILL'): Promise<void> {
