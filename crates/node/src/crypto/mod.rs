@@ -12,7 +12,7 @@ use fabstir_protocol::{
     error::DecodeError,
     id::SessionId,
     seal::Plaintext,
-    v1::{Established, RawInit, RawSealed},
+    v1::{Established, FormedInit, RawInit, RawSealed},
 };
 
 use crate::node::Node;
@@ -38,6 +38,14 @@ pub fn announce(key: Option<&NodeKey>) {
     }
 }
 
+/// Reads the form of a session init, which costs nothing.
+///
+/// # Errors
+/// See [`fabstir_protocol::Error`].
+pub fn read_init(raw: RawInit<'_>, id: SessionId, peer: IpAddr) -> Result<FormedInit, Error> {
+    raw.form(id).inspect_err(|error| decryption_failed("encrypted_session_init", error, peer))
+}
+
 /// Opens and authenticates a session init, as far as that needs no memory of other inits. `None` where there is no
 /// key.
 ///
@@ -45,11 +53,10 @@ pub fn announce(key: Option<&NodeKey>) {
 /// See [`fabstir_protocol::Error`].
 pub async fn open_init(
     node: &Arc<Node>,
-    id: SessionId,
-    raw: RawInit<'_>,
+    formed: FormedInit,
     peer: IpAddr,
 ) -> Option<Result<Established, Error>> {
-    let established = match raw.read(id) {
+    let established = match formed.point() {
         Ok(init) => {
             let open = move |key: &NodeKey| Ok(init.open(key.private())?.authenticate()?);
             node.with_key(open).await?

@@ -104,6 +104,8 @@ pub(crate) fn settings(flags: &[&str]) -> (Config, Option<NodeKey>, String) {
     let argv = ["node"].iter().chain(flags).map(std::ffi::OsString::from);
     let (mut config, node_key) = Args::read(argv, &lookup).unwrap().resolve(lookup).unwrap();
     config.inits_per_minute = 60_000.try_into().unwrap();
+    config.inits_per_minute_per_address = 60_000.try_into().unwrap();
+    config.messages_per_minute = 60_000.try_into().unwrap();
     config.sweep_interval = Duration::from_millis(20);
     (config, node_key, key)
 }
