@@ -15,7 +15,7 @@ use fabstir_client::{Answer, ClientIdentity, Config, End, Error, Request, Sessio
 use fabstir_protocol::identity::PrivateKey;
 use tokio::time::timeout;
 
-use super::{PATIENCE, TestNode};
+use crate::support::{PATIENCE, TestNode};
 
 /// Comes back at once, or not at all.
 pub(crate) fn config(node: &TestNode, by: SocketAddr, identity: ClientIdentity) -> Config {
