@@ -80,13 +80,20 @@ async fn asks_for_pages(node: &TestNode, every: Option<Duration>) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut socket = socket.connect(node.address).await.unwrap();
-    let mut asked =
-        socket.write_all("GET /openapi.json HTTP/1.1\r\nhost: node\r\n\r\n".repeat(400).as_bytes()).await;
-    while let (Ok(()), Some(pause)) = (&asked, every) {
-        asked = socket.read_u8().await.map(drop);
-        tokio::time::sleep(pause).await;
+    let pages = "GET /openapi.json HTTP/1.1\r\nhost: node\r\n\r\n".repeat(400);
+    socket.write_all(pages.as_bytes()).await.unwrap();
+    until("the node has taken it", || connections(node) == 1).await;
+    let reading = async {
+        while let Some(pause) = every {
+            let _ = socket.read_u8().await;
+            tokio::time::sleep(pause).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = reading => {}
+        () = until("the node has closed it", || connections(node) == 0) => {}
     }
-    until("the node has closed it", || connections(node) == 0).await;
     drop(socket);
 }
 
