@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{crypto::Running, metrics, node};
+use crate::{crypto::Running, limits::Party, metrics, node};
 
 mod fault;
 mod progress;
@@ -42,6 +42,12 @@ pub enum Outgoing {
 pub enum CloseReason {
     /// Too many frames in a row did not open.
     TooManyFailures,
+    /// No message came.
+    NoMessage,
+    /// There was no session for too long.
+    NoSession,
+    /// The client may no longer have sessions here.
+    NotAllowed,
     /// The node goes away.
     GoingAway,
     /// Nothing was heard for too long.
@@ -86,6 +92,8 @@ pub struct Job {
     pub before: Option<oneshot::Receiver<()>>,
     /// Who asks, as the engine tells clients apart.
     pub client: u64,
+    /// On whose account the tokens are.
+    pub party: Party,
 }
 
 /// Why an answer stopped before its end.
@@ -118,7 +126,7 @@ struct Answer {
 impl Job {
     /// Runs until the answer has ended. Dropping the future ends it too, silently.
     pub async fn run(self) {
-        let Self { node, running, echo, request, channel, out, cancel, before, client } = self;
+        let Self { node, running, echo, request, channel, out, cancel, before, client, party } = self;
         let mut answer = Answer {
             id: running.live().id().clone(),
             echo,
@@ -127,7 +135,7 @@ impl Job {
             cancel,
             ticks: ticks(node.config.keep_alive),
             began: false,
-            progress: Progress::new(&node, &request, Style::for_v1(&request)),
+            progress: Progress::new(&node, &request, Style::for_v1(&request), party),
         };
         let turn = answer.wait_for_turn(before).await;
         let (ended, asked) = match turn {

@@ -18,9 +18,11 @@ use fabstir_protocol::{
 };
 
 use crate::{
+    access::{InvalidList, WatchedList},
     channel::ChannelLimits,
     command::Command,
     crypto::{ChannelKeyTimes, StoreLimits, TestKeys},
+    peer::{InvalidNetwork, TrustedProxies},
 };
 
 mod engine;
@@ -36,7 +38,7 @@ pub use env_file::EnvFile;
 use keys::KeyArgs;
 pub use keys::{CREDENTIAL, KeySources};
 pub use limits::Origins;
-use limits::{LimitArgs, clients, kibibytes, origins};
+use limits::{LimitArgs, clients, kibibytes, list, origins};
 pub use operation::LogFormat;
 use operation::OperationArgs;
 
@@ -44,8 +46,15 @@ use operation::OperationArgs;
 pub const HOST_PRIVATE_KEY: &str = "HOST_PRIVATE_KEY";
 
 /// Settings that keep people out. Empty, say from a failed command substitution, they stop the start.
-const RESTRICTING: &[&str] =
-    &["ALLOWED_CLIENTS", "REQUIRE_ENCRYPTION", "REQUIRE_INIT_TIMESTAMP", "MIN_PROTOCOL", "ALLOW_ANONYMOUS"];
+const RESTRICTING: &[&str] = &[
+    "ALLOWED_CLIENTS",
+    "ALLOWED_CLIENTS_FILE",
+    "DENIED_CLIENTS_FILE",
+    "REQUIRE_ENCRYPTION",
+    "REQUIRE_INIT_TIMESTAMP",
+    "MIN_PROTOCOL",
+    "ALLOW_ANONYMOUS",
+];
 
 const AFTER_HELP: &str = "\
 Every flag is also an environment variable: --listen-addr is LISTEN_ADDR. A flag wins over the environment, \
@@ -81,7 +90,7 @@ pub struct Args {
     /// Oldest version of the protocol that is served: 1, or 2 for forward-secret channels alone
     #[arg(long, default_value = "1", value_parser = clap::value_parser!(u16).range(1..=2))]
     min_protocol: u16,
-    /// Whether clients without a wallet may open channels (version 2); by default while ALLOWED_CLIENTS is not set
+    /// Whether clients without a wallet may open channels (version 2); by default while no ALLOWED_CLIENTS or file of them is set
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     allow_anonymous: Option<bool>,
     /// Least shaping of version 2's traffic: off lets a client do without, bucket hides lengths whatever it asks for
@@ -166,10 +175,22 @@ pub struct Config {
     pub allowed_origins: Origins,
     /// `None` admits everybody.
     pub allowed_clients: Option<HashSet<Address>>,
+    pub allowed_clients_file: Option<WatchedList>,
+    pub denied_clients_file: Option<WatchedList>,
+    pub trusted_proxies: TrustedProxies,
     pub max_queued_messages: usize,
     pub max_queued_kibibytes: usize,
     pub max_connections: usize,
+    pub max_connections_per_network: usize,
+    pub first_message: Duration,
+    pub idle_connection: Duration,
+    pub max_sessions_per_address: usize,
+    pub max_anonymous_sessions_per_network: usize,
+    pub max_requests_per_address: usize,
     pub inits_per_minute: NonZeroU32,
+    pub inits_per_minute_per_address: NonZeroU32,
+    pub messages_per_minute: NonZeroU32,
+    pub tokens_per_minute: Option<NonZeroU32>,
     pub challenges_per_minute: NonZeroU32,
     pub max_frame_bytes: usize,
     pub send_timeout: Duration,
@@ -215,6 +236,12 @@ pub enum ConfigError {
     FrameBelowRecord { least: usize },
     #[error("ALLOWED_CLIENTS: {0:?} is not an Ethereum address")]
     ClientAddress(String),
+    #[error("ALLOWED_CLIENTS_FILE: {0}")]
+    AllowedFile(#[source] InvalidList),
+    #[error("DENIED_CLIENTS_FILE: {0}")]
+    DeniedFile(#[source] InvalidList),
+    #[error("TRUSTED_PROXIES: {0}")]
+    Proxies(#[from] InvalidNetwork),
     #[error("ALLOWED_ORIGINS: {0:?} is not an origin like https://example.org")]
     Origin(String),
     #[error("{setting}: {text:?} is not `default`, a path, or hf:owner/repo/file.gguf")]
@@ -268,14 +295,9 @@ impl Args {
         let key_overlap = Duration::from_secs(self.keys.key_overlap_seconds.get());
         let keys = self.keys.clone().resolve(key, credentials)?;
         self.refuse_contradictions(keys.current.is_some())?;
-        let allowed_clients = clients(&self.limits.allowed_clients)?;
-        let store = StoreLimits {
-            sessions: self.limits.max_sessions.get(),
-            per_connection: self.limits.max_sessions_per_connection.get(),
-            ttl: Duration::from_secs(self.session_key_ttl_seconds.get()),
-            session_max: Duration::from_secs(self.session_max_seconds.get()),
-            grace: Duration::from_secs(self.conversation_grace_seconds),
-        };
+        let anonymous = self.allow_anonymous.unwrap_or(!self.limits.has_allow_list());
+        let trusted_proxies = self.limits.proxies()?;
+        let store = self.store();
         let channels = self.channels();
         let send_timeout = Duration::from_secs(self.limits.send_timeout_seconds.get());
         let most_tokens = self.engine.max_tokens_per_request.map(NonZeroU32::get);
@@ -285,7 +307,7 @@ impl Args {
             store,
             sweep_interval: Duration::from_secs(1),
             min_protocol: self.min_protocol,
-            allow_anonymous: self.allow_anonymous.unwrap_or(allowed_clients.is_none()),
+            allow_anonymous: anonymous,
             min_shape: match self.min_shape {
                 LeastShape::Off => Shape::Off,
                 LeastShape::Bucket => Shape::Bucket,
@@ -302,11 +324,23 @@ impl Args {
             challenge: self.challenge,
             chain_id: self.chain_id,
             allowed_origins: origins(self.limits.allowed_origins)?,
-            allowed_clients,
+            allowed_clients: clients(&self.limits.allowed_clients)?,
+            allowed_clients_file: list(self.limits.allowed_clients_file).map_err(ConfigError::AllowedFile)?,
+            denied_clients_file: list(self.limits.denied_clients_file).map_err(ConfigError::DeniedFile)?,
+            trusted_proxies,
             max_queued_messages: self.limits.max_queued_messages.get(),
             max_queued_kibibytes: kibibytes(self.limits.max_queued_mib),
             max_connections: self.limits.max_connections.get(),
+            max_connections_per_network: self.limits.max_connections_per_network.get(),
+            first_message: Duration::from_secs(self.limits.first_message_seconds.get()),
+            idle_connection: Duration::from_secs(self.limits.idle_connection_seconds.get()),
+            max_sessions_per_address: self.limits.max_sessions_per_address.get(),
+            max_anonymous_sessions_per_network: self.limits.max_anonymous_sessions_per_network.get(),
+            max_requests_per_address: self.limits.max_requests_per_address.get(),
             inits_per_minute: self.limits.inits_per_minute,
+            inits_per_minute_per_address: self.limits.inits_per_minute_per_address,
+            messages_per_minute: self.limits.messages_per_minute,
+            tokens_per_minute: self.limits.tokens_per_minute,
             challenges_per_minute: self.limits.challenges_per_minute,
             max_frame_bytes: self.limits.max_frame_bytes.get(),
             send_timeout,
@@ -318,6 +352,16 @@ impl Args {
             log_format: self.operation.log_format,
         };
         Ok((config, keys))
+    }
+
+    fn store(&self) -> StoreLimits {
+        StoreLimits {
+            sessions: self.limits.max_sessions.get(),
+            per_connection: self.limits.max_sessions_per_connection.get(),
+            ttl: Duration::from_secs(self.session_key_ttl_seconds.get()),
+            session_max: Duration::from_secs(self.session_max_seconds.get()),
+            grace: Duration::from_secs(self.conversation_grace_seconds),
+        }
     }
 
     fn channels(&self) -> ChannelLimits {
@@ -336,9 +380,13 @@ impl Args {
 
     fn refuse_contradictions(&self, has_key: bool) -> Result<(), ConfigError> {
         let allow_list = !self.limits.allowed_clients.is_empty();
+        let (allow_file, deny_file) =
+            (self.limits.allowed_clients_file.is_some(), self.limits.denied_clients_file.is_some());
         let need_key = [
             ("REQUIRE_ENCRYPTION", self.require_encryption),
             ("ALLOWED_CLIENTS", allow_list),
+            ("ALLOWED_CLIENTS_FILE", allow_file),
+            ("DENIED_CLIENTS_FILE", deny_file),
             ("MIN_PROTOCOL", self.min_protocol > 1),
             ("REQUIRE_INIT_TIMESTAMP", self.require_init_timestamp),
         ];
@@ -348,6 +396,9 @@ impl Args {
         let pairs = [
             ("ALLOW_PLAINTEXT", self.allow_plaintext, "REQUIRE_ENCRYPTION", self.require_encryption),
             ("ALLOW_PLAINTEXT", self.allow_plaintext, "ALLOWED_CLIENTS", allow_list),
+            ("ALLOW_PLAINTEXT", self.allow_plaintext, "ALLOWED_CLIENTS_FILE", allow_file),
+            // Who asks in the clear has no address that could be denied.
+            ("ALLOW_PLAINTEXT", self.allow_plaintext, "DENIED_CLIENTS_FILE", deny_file),
             ("ALLOW_PLAINTEXT", self.allow_plaintext, "MIN_PROTOCOL=2", self.min_protocol > 1),
         ];
         refuse_both(&pairs)?;

@@ -1,6 +1,6 @@
 //! One socket from its first frame to its last. It owns the sessions that it opened; when it ends, they end.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use fabstir_protocol::{
     Code, Error,
@@ -23,11 +23,14 @@ use crate::{
     answer::{Channel, CloseReason, Job, Outgoing, meaning},
     channel::{Link, LinkError},
     crypto::{self, ConnectionId, LiveSession, OpenRefused},
+    limits::{Hit, Party, Share, milliseconds},
     metrics,
     node::Node,
 };
 
+mod patience;
 mod socket;
+mod standing;
 
 pub(crate) use socket::serve;
 
@@ -65,6 +68,7 @@ struct Lane {
 #[derive(Debug)]
 struct Place {
     _of_session: OwnedSemaphorePermit,
+    _of_client: Share<Party>,
     _of_all: OwnedSemaphorePermit,
 }
 
@@ -80,6 +84,12 @@ struct Told {
 impl From<Code> for Told {
     fn from(code: Code) -> Self {
         Self { code, retry_after_ms: None, field: None }
+    }
+}
+
+impl From<Hit> for Told {
+    fn from(Hit { code, wait }: Hit) -> Self {
+        Self { retry_after_ms: wait.map(milliseconds), ..Self::from(code) }
     }
 }
 
@@ -147,9 +157,8 @@ impl Connection {
     pub async fn receive_binary(&mut self, frame: &[u8]) {
         let Err(error) = self.link.receive(&self.node, frame, &self.out, &self.gone).await else { return };
         let reason = match error {
-            LinkError::Clear(code, retry_after) => {
-                let told = Told { retry_after_ms: retry_after.map(milliseconds), ..Told::from(code) };
-                self.refuse(&Echo::default(), told).await;
+            LinkError::Clear(hit) => {
+                self.refuse(&Echo::default(), hit.into()).await;
                 CloseReason::Handshake
             }
             LinkError::NoFrame => {
@@ -199,37 +208,42 @@ impl Connection {
     async fn authenticate(&mut self, id: SessionId, raw: RawInit<'_>) -> Result<Established, Told> {
         self.serves_version_1()?;
         self.refuse_while_draining()?;
-        self.node.inits.check(Network::from(self.peer)).map_err(|wait| Told {
-            code: Code::RateLimited,
-            retry_after_ms: Some(milliseconds(wait)),
-            field: None,
-        })?;
-        let opened = crypto::open_init(&self.node, id, raw, self.peer).await;
+        // What its form gives away costs nothing; what is to be computed for is counted first.
+        let formed = self.counted(crypto::read_init(raw, id, self.peer))?;
+        self.node.limits.init(self.peer)?;
+        let opened = crypto::open_init(&self.node, formed, self.peer).await;
         let established = self.counted(opened.ok_or(Code::InternalError)?)?;
         let clock = &self.node.clock;
         let not_before = self.node.config.require_init_timestamp.then(|| clock.unix_at_start());
         let in_time = established.check_time(clock.unix(Instant::now()), not_before);
         in_time.map_err(|error| Told::from(&Error::from(error)))?;
-        match &self.node.config.allowed_clients {
-            Some(allowed) if !allowed.contains(&established.owner.address()) => {
-                Err(Code::ClientNotAllowed.into())
-            }
-            _ => Ok(established),
+        if !self.node.access.admits_owner(&established.owner) {
+            return Err(Code::ClientNotAllowed.into());
         }
+        if let Owner::Verified(address) = established.owner {
+            self.node.limits.init_of(address)?;
+        }
+        Ok(established)
     }
 
     async fn open_session(&mut self, id: SessionId, raw: RawInit<'_>) -> Result<Ack, Told> {
         let established = self.authenticate(id, raw).await?;
         let ack = Ack::encrypted(&established);
+        let room = self.room_for(Some(established.owner), &established.id)?;
         let network = Network::from(self.peer);
         let opened = self.node.sessions.open(established, self.id, network, Instant::now());
-        opened.map(|_| ack).map_err(|refused| told_of(&refused))
+        let live = opened.map_err(|refused| told_of(&refused))?;
+        live.conversation().occupy(room);
+        Ok(ack)
     }
 
     fn open_plaintext(&mut self, id: SessionId, context: InitContext) -> Result<Ack, Told> {
         let ack = self.admit_plaintext_init(&id, context)?;
+        let room = self.room_for(None, &id)?;
         let opened = self.node.sessions.open_plaintext(id, self.id, Instant::now());
-        opened.map(|_| ack).map_err(|refused| told_of(&refused))
+        let live = opened.map_err(|refused| told_of(&refused))?;
+        live.conversation().occupy(room);
+        Ok(ack)
     }
 
     fn admit_plaintext_init(&self, id: &SessionId, context: InitContext) -> Result<Ack, Told> {
@@ -293,7 +307,7 @@ impl Connection {
         self.refuse_while_draining()?;
         // A place first, so that a message that cannot be queued spends neither index nor nonce.
         // In hex a byte is two.
-        let place = self.place(id, bytes / 2)?;
+        let place = self.place(&live, bytes / 2)?;
         let opened = crypto::open_message(&live, raw, self.peer);
         let (plaintext, sealer) = self.counted(opened)?;
         self.node.sessions.touch(&live, self.id, Instant::now());
@@ -316,7 +330,7 @@ impl Connection {
         if !std::mem::replace(&mut self.warned_of_plaintext, true) {
             tracing::warn!(peer = %self.peer, "this connection sends prompts in plaintext");
         }
-        let place = self.place(id, bytes)?;
+        let place = self.place(&live, bytes)?;
         let request = match request {
             PlainRequest::Prompt(words) => PromptRequest::bare(Words::from(words.as_ref())),
             PlainRequest::Object(json) => {
@@ -364,23 +378,26 @@ impl Connection {
         opened.map_err(|error| Told::from(&error))
     }
 
-    /// A place in the queue of a session's answers (the running one and MAX_QUEUED_MESSAGES behind it), and
-    /// room for the request among those of all sessions.
-    fn place(&mut self, id: &SessionId, bytes: usize) -> Result<Place, Told> {
+    /// A place in the queue of a session's answers (the running one and MAX_QUEUED_MESSAGES behind it) and among its
+    /// client's requests, and room for the request among those of all sessions.
+    fn place(&mut self, live: &LiveSession, bytes: usize) -> Result<Place, Told> {
+        let party = self.party(live.owner());
+        self.node.limits.message(self.node.client_number(("v1", live.number())), party)?;
         self.lanes.retain(|_, lane| lane.is_busy());
         let places = self.node.config.max_queued_messages.saturating_add(1);
         let gone = &self.gone;
-        let lane = self.lanes.entry(id.clone()).or_insert_with(|| Lane {
+        let lane = self.lanes.entry(live.id().clone()).or_insert_with(|| Lane {
             cancel: gone.child_token(),
             last: None,
             places: Arc::new(Semaphore::new(places)),
         });
         let full = |_| Told::from(Code::NodeBusy);
         let of_session = Arc::clone(&lane.places).try_acquire_owned().map_err(full)?;
+        let of_client = self.node.limits.request(party)?;
         let kibibytes = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         let of_all =
             Arc::clone(&self.node.queued_kibibytes).try_acquire_many_owned(kibibytes).map_err(full)?;
-        Ok(Place { _of_session: of_session, _of_all: of_all })
+        Ok(Place { _of_session: of_session, _of_client: of_client, _of_all: of_all })
     }
 
     fn start(
@@ -391,6 +408,7 @@ impl Connection {
         echo: &Echo,
         place: Place,
     ) {
+        let party = self.party(live.owner());
         let Some(lane) = self.lanes.get_mut(live.id()) else { return };
         let (done, next) = oneshot::channel();
         let client = match live.owner() {
@@ -410,6 +428,7 @@ impl Connection {
             cancel: cancel.clone(),
             before: lane.last.replace(next),
             client,
+            party,
         };
         let (gone, stopping) = (self.gone.clone(), self.node.stopping.clone());
         self.answers.spawn(async move {
@@ -486,10 +505,6 @@ impl Drop for Connection {
         self.link.end(&self.node);
         self.node.sessions.disconnect(self.id, Instant::now());
     }
-}
-
-fn milliseconds(wait: Duration) -> u64 {
-    u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 impl Lane {

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use fabstir_engine::{Engine, Message, Role};
 use fabstir_protocol::seal::Words;
 
+use crate::limits::{Party, Share};
+
 /// One exchange: what was asked, what was answered.
 #[derive(Debug)]
 struct Turn {
@@ -18,6 +20,8 @@ struct Turn {
 pub struct Conversation {
     turns: Mutex<Vec<Turn>>,
     computed: OnceLock<Computed>,
+    /// Its place among its owner's sessions.
+    room: OnceLock<Share<Party>>,
 }
 
 /// What an engine has computed for a conversation, by the number that the engine knows it under. It goes with
@@ -35,6 +39,14 @@ impl Drop for Computed {
 }
 
 impl Conversation {
+    /// Holds a place among its owner's sessions for as long as it is there, if it has none yet.
+    pub fn occupy(&self, room: Option<Share<Party>>) {
+        if let Some(room) = room {
+            // One is enough: a second is given back.
+            let _ = self.room.set(room);
+        }
+    }
+
     /// The conversation so far and `prompt` after it, as the engine takes it.
     pub fn with(&self, system: Option<&str>, prompt: &Words) -> Vec<Message> {
         let turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);

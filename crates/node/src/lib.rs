@@ -5,6 +5,7 @@
 //! does all of that for version 2. The bytes on the wire
 //! are `fabstir_protocol`'s business, tokens are `fabstir_engine`'s.
 
+pub mod access;
 pub mod answer;
 pub mod channel;
 pub mod command;
@@ -14,10 +15,13 @@ pub mod conversation;
 pub mod crypto;
 pub mod engine;
 pub mod http;
+pub mod limits;
 pub mod logging;
 pub mod metrics;
 pub mod model;
 pub mod node;
+mod patient;
+pub mod peer;
 mod pieces;
 pub mod server;
 mod websocket;

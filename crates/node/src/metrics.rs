@@ -6,7 +6,7 @@ use fabstir_protocol::Code;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::node::Node;
+use crate::{limits::Limit, node::Node};
 
 const CONNECTIONS: &str = "fabstir_connections";
 const SESSIONS: &str = "fabstir_sessions_active";
@@ -39,6 +39,7 @@ const DURATION: &str = "fabstir_answer_seconds";
 const CHALLENGES: &str = "fabstir_challenges_signed_total";
 const KEY_OPERATIONS: &str = "fabstir_key_operations_total";
 const SLOW: &str = "fabstir_slow_consumers_total";
+const LIMITS: &str = "fabstir_limits_hit_total";
 
 /// Buckets of the two histograms, in seconds.
 const BUCKETS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0];
@@ -94,6 +95,7 @@ fn describe() {
     describe_counter!(CHALLENGES, "Challenges signed, by form");
     describe_counter!(KEY_OPERATIONS, "Uses of the identity key: agree (version 1's inits) or sign");
     describe_counter!(SLOW, "Connections closed because they did not read");
+    describe_counter!(LIMITS, "Times that a limit was hit, by limit");
 }
 
 /// The page of `/metrics`: what was counted, and what is measured at this moment.
@@ -169,6 +171,10 @@ pub(crate) fn challenge(form: &'static str) {
 
 pub(crate) fn key_operation(operation: &'static str) {
     counter!(KEY_OPERATIONS, "operation" => operation).increment(1);
+}
+
+pub(crate) fn limit_hit(limit: Limit) {
+    counter!(LIMITS, "limit" => limit.as_str()).increment(1);
 }
 
 pub(crate) fn slow_consumer() {

@@ -13,20 +13,20 @@ use std::{
 use fabstir_engine::{Engine, ModelInfo};
 use fabstir_protocol::{
     ethereum::Address,
-    v1::Network,
     v2::{ModelEntry, Shape, SignedRotation},
 };
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
 use rand_core::{CryptoRng, UnwrapErr};
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access::Access,
     channel::{Session, Sessions, granted},
     config::Config,
     crypto::{
         ConnectionId, Identities, Identity, IdentitySettings, Keys, NodeKey, RotationError, SessionKeyStore,
     },
+    limits::Limits,
 };
 
 /// Seconds since 1970 that only go forward: the clock at start, and what has passed since. Timestamps are judged
@@ -69,30 +69,6 @@ impl Clock {
 /// Seconds that the system's clock may go astray unremarked.
 const MOST_DRIFT: u64 = 60;
 
-/// How often something may happen per network.
-#[derive(Debug)]
-pub struct Limiter(DefaultKeyedRateLimiter<Network>);
-
-impl Limiter {
-    fn per_minute(rate: std::num::NonZeroU32) -> Self {
-        Self(RateLimiter::keyed(Quota::per_minute(rate)))
-    }
-
-    /// Counts one, or says how long to wait.
-    ///
-    /// # Errors
-    /// How long until there is room again.
-    pub fn check(&self, network: Network) -> Result<(), Duration> {
-        self.0.check_key(&network).map_err(|until| until.wait_time_from(self.0.clock().now()))
-    }
-
-    /// Forgets the networks that have been quiet.
-    pub fn shrink(&self) {
-        self.0.retain_recent();
-        self.0.shrink_to_fit();
-    }
-}
-
 /// The node, as its connections see it.
 #[derive(Debug)]
 pub struct Node {
@@ -112,16 +88,17 @@ pub struct Node {
     pub draining: CancellationToken,
     /// Cancelled when everything ends, running answers included.
     pub stopping: CancellationToken,
-    /// How often a network may open sessions.
-    pub inits: Limiter,
-    /// How often a network may have challenges signed.
-    pub challenges: Limiter,
+    /// What one client or one network may have.
+    pub limits: Arc<Limits>,
+    /// Who may come.
+    pub access: Arc<Access>,
     /// Sockets that are open.
     pub connections: AtomicUsize,
     /// Places for public-key work, which is kept off the threads that serve sockets.
     handshakes: Semaphore,
     /// Room for the requests that wait or are being answered, all sessions together.
     pub queued_kibibytes: Arc<Semaphore>,
+    key_work: AtomicU64,
     next_connection: AtomicU64,
     next_session: AtomicU64,
     hasher: RandomState,
@@ -150,8 +127,8 @@ impl Node {
             channels: Sessions::new(config.channels),
             identities: identities.transpose()?.map(Arc::new),
             sessions: Arc::new(SessionKeyStore::new(config.store, clock, &mut rng())),
-            inits: Limiter::per_minute(config.inits_per_minute),
-            challenges: Limiter::per_minute(config.challenges_per_minute),
+            limits: Arc::new(Limits::new(&config)),
+            access: Arc::new(Access::new(&config)),
             clock,
             engine,
             draining: CancellationToken::new(),
@@ -159,6 +136,7 @@ impl Node {
             connections: AtomicUsize::new(0),
             handshakes: Semaphore::new(std::thread::available_parallelism().map_or(1, NonZeroUsize::get)),
             queued_kibibytes: Arc::new(Semaphore::new(config.max_queued_kibibytes)),
+            key_work: AtomicU64::new(0),
             next_connection: AtomicU64::new(0),
             next_session: AtomicU64::new(0),
             hasher: RandomState::new(),
@@ -190,6 +168,7 @@ impl Node {
     /// thread.
     pub async fn on_pool<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let _place = self.handshakes.acquire().await.ok()?;
+        self.key_work.fetch_add(1, Ordering::Relaxed);
         tokio::task::spawn_blocking(work).await.ok()
     }
 
@@ -207,14 +186,19 @@ impl Node {
         identities.rotate(next, signed, self.clock.unix(now), now, &mut rng())
     }
 
+    /// How often public-key work was begun: a handshake takes two or three, an init one, and what is refused before that none.
+    pub fn key_work(&self) -> u64 {
+        self.key_work.load(Ordering::Relaxed)
+    }
+
     /// A session of version 2 has lost the connection that it had by the lending of `epoch`: its answers go on for a
     /// while.
     pub(crate) fn channels_lost(self: &Arc<Self>, session: &Arc<Session>, epoch: u64) {
         if !session.detach(epoch) || session.is_over() {
             return;
         }
-        // Handshakes that are left behind must not fill the room for sessions.
-        if session.is_untouched() {
+        // Handshakes that are left behind must not fill the room for sessions, and who was shown out does not come back.
+        if session.is_untouched() || session.is_barred() {
             return self.channels.end(session);
         }
         let (node, session) = (Arc::clone(self), Arc::clone(session));
@@ -273,8 +257,24 @@ impl Node {
             self.sessions.sweep(Instant::now());
             self.channels.sweep(Instant::now());
             self.sweep_identities();
-            self.inits.shrink();
-            self.challenges.shrink();
+            self.limits.shrink();
+            self.look_at_lists(Access::look).await;
+        }
+    }
+
+    /// Reads the files of clients again, whether they seem to have changed or not: for SIGHUP.
+    pub async fn reload_lists(&self) {
+        self.look_at_lists(Access::reload).await;
+    }
+
+    /// Sessions of version 2 that may no longer be are told so; those of version 1 are by their connections.
+    async fn look_at_lists(&self, look: fn(&Access) -> bool) {
+        if !self.access.has_files() {
+            return;
+        }
+        let access = Arc::clone(&self.access);
+        if tokio::task::spawn_blocking(move || look(&access)).await.unwrap_or(false) {
+            self.channels.judge(&self.access);
         }
     }
 }

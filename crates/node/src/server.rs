@@ -4,12 +4,12 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use axum::{Router, extract::Request};
+use axum::{Router, extract::Request, http::HeaderMap};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -22,7 +22,14 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
-use crate::{http, node::Node};
+use crate::{
+    http,
+    limits::{Limit, Party, Share},
+    metrics,
+    node::Node,
+    patient::{Patient, Relieved},
+    peer::{Peer, TrustedProxies},
+};
 
 /// How long sockets get to say goodbye once everything was cancelled.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -30,10 +37,6 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// How long a socket for which there is no room gets to hear so, and how many hear so at once.
 const REFUSAL: Duration = Duration::from_secs(1);
 const MOST_REFUSALS: usize = 64;
-
-/// Where a request came from.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer(pub(crate) IpAddr);
 
 /// Serves until `node.draining` is cancelled; then takes nothing new, lets running answers finish for the
 /// time that the settings give (or until `node.stopping`), closes what is left, and wipes every session.
@@ -56,20 +59,23 @@ pub async fn run(listener: TcpListener, node: Arc<Node>, metrics: PrometheusHand
 }
 
 fn accept(socket: TcpStream, peer: SocketAddr, node: &Arc<Node>, router: &Router, tasks: &TaskTracker) {
-    let open = OpenConnection::count(node);
-    if open.number > node.config.max_connections {
-        tracing::debug!(%peer, "refused: MAX_CONNECTIONS are open");
+    let Some(open) = OpenConnection::count(node, peer.ip()) else {
+        tracing::debug!(%peer, "refused: MAX_CONNECTIONS or MAX_CONNECTIONS_PER_NETWORK are open");
         refuse(socket, tasks);
         return;
-    }
+    };
     // Frames are small and each is awaited by somebody.
     let _ = socket.set_nodelay(true);
     let router = router.clone();
     let node = Arc::clone(node);
     tasks.spawn(async move {
+        let stream = Patient::new(socket, node.config.send_timeout, open.relieved.clone());
         let open = Arc::new(open);
+        let proxies = node.config.trusted_proxies.clone();
         let service = router.map_request(move |mut request: Request<hyper::body::Incoming>| {
-            request.extensions_mut().insert(Peer(peer.ip()));
+            warn_of_ignored(&proxies, peer.ip(), request.headers());
+            let sender = proxies.sender(peer.ip(), request.headers());
+            request.extensions_mut().insert(Peer(sender));
             // An upgraded socket outlives this task; it counts until it is gone.
             request.extensions_mut().insert(Arc::clone(&open));
             request.map(axum::body::Body::new)
@@ -77,7 +83,7 @@ fn accept(socket: TcpStream, peer: SocketAddr, node: &Arc<Node>, router: &Router
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(node.config.header_timeout)
-            .serve_connection(TokioIo::new(socket), TowerToHyperService::new(service))
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
             .with_upgrades();
         tokio::pin!(connection);
         let result = tokio::select! {
@@ -107,17 +113,50 @@ fn refuse(socket: TcpStream, tasks: &TaskTracker) {
     });
 }
 
+/// Says once that somebody names whom they speak for, and is not believed: all who come that way count as one.
+fn warn_of_ignored(proxies: &TrustedProxies, peer: IpAddr, headers: &HeaderMap) {
+    static WARNED: AtomicBool = AtomicBool::new(false);
+    if proxies.ignores(peer, headers) && !WARNED.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            %peer,
+            "a request says that it was forwarded, by somebody who is not in TRUSTED_PROXIES: it counts as that one's own. \
+             If this is your proxy, add its address there"
+        );
+    }
+}
+
 /// An open socket, counted.
 #[derive(Debug)]
 pub(crate) struct OpenConnection {
     node: Arc<Node>,
-    number: usize,
+    /// Of its network's; a trusted proxy's sockets are everybody's, and each request counts for who sent it.
+    of_network: Option<Share<Party>>,
+    relieved: Relieved,
 }
 
 impl OpenConnection {
-    fn count(node: &Arc<Node>) -> Self {
+    /// One more, if there may be.
+    fn count(node: &Arc<Node>, peer: IpAddr) -> Option<Self> {
         let number = node.connections.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        Self { node: Arc::clone(node), number }
+        let mut open = Self { node: Arc::clone(node), of_network: None, relieved: Relieved::default() };
+        if number > node.config.max_connections {
+            metrics::limit_hit(Limit::Connections);
+            return None;
+        }
+        if !node.config.trusted_proxies.trusts(peer) {
+            open.of_network = Some(node.limits.connection(peer).ok()?);
+        }
+        Some(open)
+    }
+
+    /// Whether it counts for the network at its other end.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.of_network.is_some()
+    }
+
+    /// The socket is a WebSocket from here on.
+    pub(crate) fn becomes_websocket(&self) {
+        self.relieved.relieve();
     }
 }
 

@@ -62,6 +62,13 @@ impl PublicKey {
     }
 }
 
+impl PublicKey {
+    /// Whether these bytes may be a point: by their length and their first byte, which costs nothing to see.
+    pub fn has_form(bytes: &[u8]) -> bool {
+        matches!((bytes.len(), bytes.first()), (33, Some(2 | 3)) | (65, Some(4)))
+    }
+}
+
 impl From<secp256k1::PublicKey> for PublicKey {
     fn from(key: secp256k1::PublicKey) -> Self {
         Self(key.serialize_uncompressed())
@@ -73,12 +80,10 @@ impl TryFrom<&[u8]> for PublicKey {
 
     /// 33 bytes compressed or 65 uncompressed, SEC 1 section 2.3.4; nothing else.
     fn try_from(bytes: &[u8]) -> Result<Self, InvalidPublicKey> {
-        match (bytes.len(), bytes.first()) {
-            (33, Some(2 | 3)) | (65, Some(4)) => {
-                secp256k1::PublicKey::from_slice(bytes).map(Self::from).map_err(|_| InvalidPublicKey)
-            }
-            _ => Err(InvalidPublicKey),
+        if !Self::has_form(bytes) {
+            return Err(InvalidPublicKey);
         }
+        secp256k1::PublicKey::from_slice(bytes).map(Self::from).map_err(|_| InvalidPublicKey)
     }
 }
 

@@ -12,7 +12,12 @@ use fabstir_protocol::{
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use crate::{metrics, node::Node, pieces};
+use crate::{
+    limits::{Meter, Party},
+    metrics,
+    node::Node,
+    pieces,
+};
 
 /// What the pieces of an answer may be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -58,17 +63,27 @@ pub(crate) struct Progress {
     /// Calls told so far.
     calls: usize,
     words: Vec<Words>,
+    meter: Meter,
 }
 
 impl Progress {
-    pub(crate) fn new(node: &Node, request: &PromptRequest, style: Style) -> Self {
+    pub(crate) fn new(node: &Node, request: &PromptRequest, style: Style, party: Party) -> Self {
         let model = model_of(node, request.model.as_deref());
         let usage = Usage {
             context_window_size: model.map_or(0, |model| model.context_window),
             model_sha256: model.map(|model| model.digest.clone()).filter(|digest| !digest.is_empty()),
             ..Usage::default()
         };
-        Self { usage, dropped: 0, style, asked_at: Instant::now(), spoke: false, calls: 0, words: Vec::new() }
+        Self {
+            usage,
+            dropped: 0,
+            style,
+            asked_at: Instant::now(),
+            spoke: false,
+            calls: 0,
+            words: Vec::new(),
+            meter: Meter::new(&node.limits, party),
+        }
     }
 
     /// Takes note of what the engine said.
@@ -80,7 +95,12 @@ impl Progress {
                 metrics::first_token(self.asked_at.elapsed());
             }
         }
+        self.charge();
         step
+    }
+
+    fn charge(&mut self) {
+        self.meter.reads(self.usage.prompt_tokens.saturating_add(self.usage.completion_tokens));
     }
 
     fn step(&mut self, output: Output) -> Step {
@@ -136,6 +156,7 @@ impl Progress {
         encoding: EmbeddingEncoding,
     ) -> Zeroizing<String> {
         self.usage.prompt_tokens = self.usage.prompt_tokens.saturating_add(one.tokens);
+        self.charge();
         choice::embedding(index, &one.values, encoding)
     }
 

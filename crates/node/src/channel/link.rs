@@ -9,7 +9,8 @@ use fabstir_protocol::{
     v1::Network,
     v2::{
         AwaitingM3, AwsLc, CertificateError, Channel, Fault as WireFault, Flags, FromClient, Greeted,
-        HandshakeError, Kind, M1, Opener, R1, RecordType, Sealer, Shape, SignedDelegation, Welcome, encode,
+        HandshakeError, Kind, M1, Opener, R1, RecordType, Sealer, Shape, Sid, SignedDelegation, Welcome,
+        encode,
     },
 };
 use tokio::{
@@ -20,10 +21,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     pump, run,
-    session::{Client, Session, wire_fault},
+    session::{Client, Session, wire_fault, wire_hit},
 };
 use crate::{
     answer::Outgoing,
+    limits::{Hit, Party, Share},
     metrics,
     node::{self, Node},
 };
@@ -48,7 +50,7 @@ enum Stage {
 #[derive(Debug)]
 pub(crate) enum LinkError {
     /// To be told in a text frame: nothing is sealed yet.
-    Clear(Code, Option<std::time::Duration>),
+    Clear(Hit),
     /// Not of version 2, and nothing of version 2 has begun: the connection goes on.
     NoFrame,
     /// Something did not open, or was out of place: the keys are wiped.
@@ -59,7 +61,13 @@ pub(crate) enum LinkError {
 
 impl From<HandshakeError> for LinkError {
     fn from(HandshakeError: HandshakeError) -> Self {
-        Self::Clear(Code::HandshakeFailed, None)
+        Code::HandshakeFailed.into()
+    }
+}
+
+impl From<Code> for LinkError {
+    fn from(code: Code) -> Self {
+        Self::Clear(code.into())
     }
 }
 
@@ -187,11 +195,11 @@ impl Link {
         gone: &CancellationToken,
     ) -> Result<Stage, LinkError> {
         let Some(identities) = &node.identities else {
-            return Err(LinkError::Clear(Code::EncryptionNotSupported, None));
+            return Err(Code::EncryptionNotSupported.into());
         };
         let hint = M1::read(frame)?.hint;
         if node.draining.is_cancelled() {
-            return Err(LinkError::Clear(Code::Draining, None));
+            return Err(Code::Draining.into());
         }
         self.admit(node)?;
         let found = identities.find(hint, Instant::now()).ok_or(HandshakeError);
@@ -221,10 +229,9 @@ impl Link {
     }
 
     fn admit(&self, node: &Node) -> Result<(), LinkError> {
-        let admitted = node.inits.check(Network::from(self.peer));
-        admitted.map_err(|wait| {
-            metrics::handshake(Some(Code::RateLimited));
-            LinkError::Clear(Code::RateLimited, Some(wait))
+        node.limits.init(self.peer).map_err(|hit| {
+            metrics::handshake(Some(hit.code));
+            LinkError::Clear(hit)
         })
     }
 
@@ -244,12 +251,12 @@ impl Link {
                 .judge(node, delegation.as_ref(), &static_key, identity)
                 .await
                 .map(|client| (client, hello)),
-            (Err(error), _) => Err(refusal_of(error)),
-            (_, None) => Err(Code::InvalidPayload),
+            (Err(error), _) => Err(refusal_of(error).into()),
+            (_, None) => Err(Code::InvalidPayload.into()),
         };
         let (client, hello) = match judged {
             Ok(judged) => judged,
-            Err(code) => return Err(refuse(&mut sealer, code, out).await),
+            Err(hit) => return Err(refuse(&mut sealer, hit, out).await),
         };
         let shape = node.shape(hello.shape);
         sealer.set_shape(shape);
@@ -259,22 +266,10 @@ impl Link {
         });
         let (session, received) = match claimed {
             Some((session, claim)) => (session, Some(claim.received.as_slice())),
-            None => {
-                let numbers = match client {
-                    Client::Wallet(address) => {
-                        let number = node.client_number(address);
-                        (number, Some(number))
-                    }
-                    // Nobody vouches for a fresh key: in the line it stands for its network, and it shares nothing.
-                    Client::Anonymous => (node.client_number(Network::from(self.peer)), None),
-                };
-                let most = node.channels.limits().max_request_bytes;
-                let session = Arc::new(Session::new(sid, client, static_key, numbers, most));
-                if !node.channels.open(&session) {
-                    return Err(refuse(&mut sealer, Code::NodeBusy, out).await);
-                }
-                (session, None)
-            }
+            None => match self.begin(node, sid, client, static_key) {
+                Ok(session) => (session, None),
+                Err(hit) => return Err(refuse(&mut sealer, hit, out).await),
+            },
         };
         tracing::info!(event = "channel_open", session_id = %session.name, "Encrypted channel opened");
         if let Client::Wallet(address) = client {
@@ -290,6 +285,38 @@ impl Link {
         Ok(Stage::Open { session, opener: Box::new(opener), epoch })
     }
 
+    /// A session that was not there before.
+    fn begin(
+        &self,
+        node: &Node,
+        sid: Sid,
+        client: Client,
+        static_key: fabstir_protocol::identity::PublicKey,
+    ) -> Result<Arc<Session>, Hit> {
+        let numbers = match client {
+            Client::Wallet(address) => {
+                let number = node.client_number(address);
+                (number, Some(number))
+            }
+            // Nobody vouches for a fresh key: in the line it stands for its network, and it shares nothing.
+            Client::Anonymous => (node.client_number(Network::from(self.peer)), None),
+        };
+        let party = Party::of(client.address(), self.peer);
+        let room = node.limits.session(party)?;
+        let most = node.channels.limits().max_request_bytes;
+        let session = Arc::new(Session::new(sid, client, static_key, numbers, party, most));
+        session.conversation().occupy(Some(room));
+        if !node.channels.open(&session) {
+            return Err(Code::NodeBusy.into());
+        }
+        // The lists may have changed since they were asked.
+        if !session.is_admitted(&node.access) {
+            node.channels.end(&session);
+            return Err(Code::ClientNotAllowed.into());
+        }
+        Ok(session)
+    }
+
     /// Who speaks, if they may.
     async fn judge(
         &self,
@@ -297,20 +324,20 @@ impl Link {
         delegation: Option<&SignedDelegation>,
         static_key: &fabstir_protocol::identity::PublicKey,
         identity: Address,
-    ) -> Result<Client, Code> {
+    ) -> Result<Client, Hit> {
         let Some(delegation) = delegation else {
-            return if node.config.allow_anonymous {
+            return if node.access.admits_anonymous(static_key) {
                 Ok(Client::Anonymous)
             } else {
-                Err(Code::ClientNotAllowed)
+                Err(Code::ClientNotAllowed.into())
             };
         };
         let now = node.clock.unix(Instant::now());
         delegation.check(static_key, identity, now).map_err(refusal_of)?;
         let wallet = delegation.delegation().wallet;
-        // The list first: who is not on it costs no recovery.
-        if node.config.allowed_clients.as_ref().is_some_and(|allowed| !allowed.contains(&wallet)) {
-            return Err(Code::ClientNotAllowed);
+        // The lists first: who is not to come in costs no recovery.
+        if !node.access.admits_delegate(&wallet, static_key) {
+            return Err(Code::ClientNotAllowed.into());
         }
         if !node.channels.was_verified(delegation) {
             let (signed, key) = (delegation.clone(), *static_key);
@@ -318,6 +345,7 @@ impl Link {
             verified.ok_or(Code::InternalError)?.map_err(refusal_of)?;
             node.channels.remember_verified(delegation);
         }
+        node.limits.init_of(wallet)?;
         Ok(Client::Wallet(wallet))
     }
 
@@ -334,8 +362,12 @@ impl Link {
         let redeemed = node.channels.redeem(&r1);
         metrics::resumption(redeemed.is_none().then_some(Code::ResumptionRefused));
         let Some((opened, session)) = redeemed else {
-            return Err(LinkError::Clear(Code::ResumptionRefused, None));
+            return Err(Code::ResumptionRefused.into());
         };
+        if !session.is_admitted(&node.access) {
+            node.channels.end(&session);
+            return Err(Code::ClientNotAllowed.into());
+        }
         let resume = opened.resume.clone().ok_or(HandshakeError)?;
         let shape = node.shape(resume.shape);
         let (epoch, known) = session.attach(gone.clone(), shape, Some(&resume.received));
@@ -382,18 +414,11 @@ impl Link {
 fn act(node: &Arc<Node>, session: &Arc<Session>, epoch: u64, led: FromClient) -> Result<(), LinkError> {
     match led {
         FromClient::Request(request, body) => {
-            let refused = if node.draining.is_cancelled() { Some(Code::Draining) } else { None };
-            let kibibytes = u32::try_from(body.len().div_ceil(1024)).unwrap_or(u32::MAX);
-            let place = Arc::clone(&node.queued_kibibytes).try_acquire_many_owned(kibibytes);
-            let begun = match (refused, place) {
-                (None, Ok(place)) => {
-                    let begun = session.begin(epoch, request, node.channels.limits().max_requests);
-                    begun.map(|cancel| (cancel, place)).ok_or(Code::NodeBusy)
-                }
-                (Some(code), _) => Err(code),
-                (None, Err(_)) => Err(Code::NodeBusy),
-            };
-            metrics::message(begun.as_ref().err().copied());
+            let begun = place(node, session, body.len()).and_then(|place| {
+                let begun = session.begin(epoch, request, node.channels.limits().max_requests);
+                begun.map(|cancel| (cancel, place)).ok_or(Code::NodeBusy.into())
+            });
+            metrics::message(begun.as_ref().err().map(|hit| hit.code));
             match begun {
                 Ok((cancel, place)) => {
                     let work = run::run(Arc::clone(node), Arc::clone(session), request, body, cancel);
@@ -402,12 +427,12 @@ fn act(node: &Arc<Node>, session: &Arc<Session>, epoch: u64, led: FromClient) ->
                         drop(place);
                     });
                 }
-                Err(code) => refuse_request(node, session, epoch, request, code),
+                Err(hit) => refuse_request(node, session, epoch, request, hit),
             }
         }
         FromClient::TooLarge(request) => {
             metrics::message(Some(Code::RequestTooLarge));
-            refuse_request(node, session, epoch, request, Code::RequestTooLarge);
+            refuse_request(node, session, epoch, request, Code::RequestTooLarge.into());
         }
         FromClient::Cancel(request) => session.cancel(request),
         FromClient::Ack(received) => session.acknowledge(&received),
@@ -420,10 +445,22 @@ fn act(node: &Arc<Node>, session: &Arc<Session>, epoch: u64, led: FromClient) ->
     Ok(())
 }
 
+/// A request's place among its client's, and its room among those of all sessions.
+fn place(node: &Node, session: &Session, bytes: usize) -> Result<(Share<Party>, OwnedSemaphorePermit), Hit> {
+    if node.draining.is_cancelled() {
+        return Err(Code::Draining.into());
+    }
+    node.limits.message(node.client_number(("v2", session.name)), session.party)?;
+    let of_client = node.limits.request(session.party)?;
+    let kibibytes = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+    let of_all = Arc::clone(&node.queued_kibibytes).try_acquire_many_owned(kibibytes);
+    Ok((of_client, of_all.map_err(|_| Code::NodeBusy)?))
+}
+
 /// Refuses a request. A client that acknowledges nothing is told that once more, and then nothing.
-fn refuse_request(node: &Node, session: &Session, epoch: u64, request: u32, code: Code) {
+fn refuse_request(node: &Node, session: &Session, epoch: u64, request: u32, hit: Hit) {
     let most = node.channels.limits().max_requests;
-    if !session.refuse(epoch, request, &wire_fault(code, None), most) {
+    if !session.refuse(epoch, request, &wire_hit(hit), most) {
         session.say(RecordType::Error, Flags::LAST, &wire_fault(Code::NodeBusy, None));
     }
 }
@@ -452,10 +489,10 @@ fn refusal_of(error: CertificateError) -> Code {
 }
 
 /// Refuses who is there, in a sealed record.
-async fn refuse(sealer: &mut Sealer, code: Code, out: &mpsc::Sender<Outgoing>) -> LinkError {
-    metrics::handshake(Some(code));
-    metrics::refused(code);
-    let fault: WireFault = wire_fault(code, None);
+async fn refuse(sealer: &mut Sealer, hit: Hit, out: &mpsc::Sender<Outgoing>) -> LinkError {
+    metrics::handshake(Some(hit.code));
+    metrics::refused(hit.code);
+    let fault: WireFault = wire_hit(hit);
     if let Ok(frame) = sealer.seal(RecordType::Error, Flags::LAST, 0, 0, &encode(&fault)) {
         send(out, frame).await;
     }

@@ -41,7 +41,7 @@ pub(super) async fn run(
                     break;
                 }
                 if flags.last && request == 0 {
-                    if kind == RecordType::Goodbye {
+                    if kind == RecordType::Goodbye || session.is_barred() {
                         node.channels.end(&session);
                     }
                     let _ = out.send(Outgoing::Close(CloseReason::Goodbye)).await;

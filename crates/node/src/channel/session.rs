@@ -21,7 +21,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use zeroize::Zeroizing;
 
 use super::answer::{Answer, Piece};
-use crate::{answer::Asker, conversation::Conversation, crypto::lock};
+use crate::{
+    access::Access,
+    answer::Asker,
+    conversation::Conversation,
+    crypto::lock,
+    limits::{Hit, Party, milliseconds},
+};
 
 /// Words are put together for so long once the first are out.
 const TICK: Duration = Duration::from_millis(40);
@@ -40,6 +46,16 @@ pub enum Client {
     Wallet(Address),
     /// Somebody with a key.
     Anonymous,
+}
+
+impl Client {
+    /// The wallet's.
+    pub(super) fn address(self) -> Option<Address> {
+        match self {
+            Self::Wallet(address) => Some(address),
+            Self::Anonymous => None,
+        }
+    }
 }
 
 /// What is sent beside answers.
@@ -140,6 +156,10 @@ pub(crate) struct Session {
     pub(super) client: Client,
     pub(super) static_key: PublicKey,
     pub(super) opened: Instant,
+    /// For whom what is asked counts.
+    pub(super) party: Party,
+    /// Cancelled once its client may no longer have it.
+    barred: CancellationToken,
     /// The engine's numbers: for fair queueing, and of whom may share what is computed.
     client_number: u64,
     scope: Option<u64>,
@@ -159,6 +179,7 @@ impl Session {
         client: Client,
         static_key: PublicKey,
         (client_number, scope): (u64, Option<u64>),
+        party: Party,
         max_request_bytes: usize,
     ) -> Self {
         let now = Instant::now();
@@ -167,6 +188,8 @@ impl Session {
             client,
             static_key,
             opened: now,
+            party,
+            barred: CancellationToken::new(),
             client_number,
             scope,
             conversation: Conversation::default(),
@@ -241,6 +264,31 @@ impl Session {
         lock(&self.inner).requests.is_untouched()
     }
 
+    /// Whether its client may have it.
+    pub(super) fn is_admitted(&self, access: &Access) -> bool {
+        match self.client {
+            Client::Wallet(wallet) => access.admits_delegate(&wallet, &self.static_key),
+            Client::Anonymous => access.admits_anonymous(&self.static_key),
+        }
+    }
+
+    /// Shows its client out: what is being answered stops, and the last record says why. False where there is no
+    /// connection to say it on.
+    pub(super) fn bar(&self) -> bool {
+        self.barred.cancel();
+        self.cancel_all();
+        let is_attached = lock(&self.inner).attached.is_some();
+        if is_attached {
+            self.say(RecordType::Error, Flags::LAST, &wire_fault(Code::ClientNotAllowed, None));
+        }
+        is_attached
+    }
+
+    /// Whether its client was shown out.
+    pub(crate) fn is_barred(&self) -> bool {
+        self.barred.is_cancelled()
+    }
+
     /// Whether it is over.
     pub(crate) fn is_over(&self) -> bool {
         self.ended.is_cancelled()
@@ -267,7 +315,7 @@ impl Session {
     /// client sends the request again.
     pub(super) fn begin(&self, epoch: u64, request: u32, most: usize) -> Option<CancellationToken> {
         let mut inner = lock(&self.inner);
-        if inner.epoch != epoch {
+        if inner.epoch != epoch || self.is_barred() {
             return None;
         }
         let running = inner.answers.values().filter(|answer| !answer.ended).count();
@@ -457,6 +505,11 @@ impl Session {
         self.wake.notify_waiters();
         self.room.notify_waiters();
     }
+}
+
+/// The same with how long to wait.
+pub(super) fn wire_hit(Hit { code, wait }: Hit) -> WireFault {
+    WireFault { retry_after_ms: wait.map(milliseconds), ..wire_fault(code, None) }
 }
 
 /// A refusal as it is sealed.

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep};
 
 use super::session::Session;
-use crate::crypto::lock;
+use crate::{access::Access, crypto::lock};
 
 /// The bounds of channels.
 #[derive(Clone, Copy, Debug)]
@@ -128,8 +128,11 @@ impl Sessions {
     /// The session of a claim, if the claimant's key is the one that opened it. Its ticket is burnt.
     pub(super) fn claim(&self, name: Sid, key: &PublicKey) -> Option<Arc<Session>> {
         let mut inner = lock(&self.inner);
-        let session =
-            inner.by_name.get(&name).filter(|session| session.static_key == *key).map(Arc::clone)?;
+        let session = inner
+            .by_name
+            .get(&name)
+            .filter(|session| session.static_key == *key && !session.is_barred())
+            .map(Arc::clone)?;
         inner.burn(name);
         Some(session)
     }
@@ -181,6 +184,29 @@ impl Sessions {
             .collect();
         for session in over {
             session.say_goodbye("the session has expired");
+        }
+    }
+
+    /// Shows out whoever is no longer admitted. Nobody comes back by a ticket that they had before.
+    pub(crate) fn judge(&self, access: &Access) {
+        let out: Vec<Arc<Session>> = {
+            let mut inner = lock(&self.inner);
+            let out: Vec<_> = inner
+                .by_name
+                .values()
+                .filter(|session| !session.is_admitted(access))
+                .map(Arc::clone)
+                .collect();
+            for session in &out {
+                inner.burn(session.name);
+            }
+            out
+        };
+        for session in out {
+            tracing::info!(event = "channel_end", session_id = %session.name, "channel ended: its client is no longer allowed");
+            if !session.bar() {
+                self.end(&session);
+            }
         }
     }
 

@@ -3,12 +3,17 @@
 use std::{
     collections::HashSet,
     num::{NonZeroU32, NonZeroU64, NonZeroUsize},
+    path::PathBuf,
 };
 
 use clap::Args;
 use fabstir_protocol::ethereum::Address;
 
 use super::ConfigError;
+use crate::{
+    access::{InvalidList, WatchedList},
+    peer::{self, ProxyHeader, TrustedProxies},
+};
 
 /// What was typed of limits.
 #[derive(Args, Clone, Debug)]
@@ -19,6 +24,18 @@ pub(super) struct LimitArgs {
     /// Ethereum addresses of the clients that may open sessions; comma-separated, all if not set
     #[arg(long, value_delimiter = ',', value_name = "ADDRESSES")]
     pub(super) allowed_clients: Vec<String>,
+    /// File of clients that may open sessions, beside ALLOWED_CLIENTS: an address or a delegate key a line, # for comments; read again when it changes
+    #[arg(long, value_name = "FILE")]
+    pub(super) allowed_clients_file: Option<PathBuf>,
+    /// File of clients that may not, whatever allows them; of the same form, read again when it changes, and their sessions end
+    #[arg(long, value_name = "FILE")]
+    pub(super) denied_clients_file: Option<PathBuf>,
+    /// Proxies that are believed who sent a request: addresses and networks like 10.0.0.0/8; comma-separated
+    #[arg(long, value_delimiter = ',', value_name = "NETWORKS")]
+    pub(super) trusted_proxies: Vec<String>,
+    /// Header by which they say so
+    #[arg(long, value_enum, default_value = "x-forwarded-for")]
+    pub(super) proxy_header: ProxyHeader,
     /// Messages of one session that may wait for its running answer
     #[arg(long, default_value = "8")]
     pub(super) max_queued_messages: NonZeroUsize,
@@ -28,15 +45,42 @@ pub(super) struct LimitArgs {
     /// Sockets that may be open
     #[arg(long, default_value = "1024")]
     pub(super) max_connections: NonZeroUsize,
+    /// Sockets that one network (IPv4 address, IPv6 /64) may have open
+    #[arg(long, default_value = "128")]
+    pub(super) max_connections_per_network: NonZeroUsize,
+    /// Seconds that a WebSocket may be open before its first message
+    #[arg(long, value_name = "SECONDS", default_value = "120")]
+    pub(super) first_message_seconds: NonZeroU64,
+    /// Seconds that a WebSocket may be open without a session
+    #[arg(long, value_name = "SECONDS", default_value = "600")]
+    pub(super) idle_connection_seconds: NonZeroU64,
     /// Sessions that may be held
     #[arg(long, default_value = "10000")]
     pub(super) max_sessions: NonZeroUsize,
     /// Sessions of one connection
     #[arg(long, default_value = "64")]
     pub(super) max_sessions_per_connection: NonZeroUsize,
+    /// Sessions of one client address
+    #[arg(long, default_value = "1000")]
+    pub(super) max_sessions_per_address: NonZeroUsize,
+    /// Sessions of one network whose clients have proved no address
+    #[arg(long, default_value = "1000")]
+    pub(super) max_anonymous_sessions_per_network: NonZeroUsize,
+    /// Requests of one client address, or of one network's clients without one, that may wait or be answered at once
+    #[arg(long, default_value = "64")]
+    pub(super) max_requests_per_address: NonZeroUsize,
     /// Session inits that one network (IPv4 address, IPv6 /64) may send in a minute
     #[arg(long, default_value = "600")]
     pub(super) inits_per_minute: NonZeroU32,
+    /// Session inits that one client address may send in a minute
+    #[arg(long, default_value = "300")]
+    pub(super) inits_per_minute_per_address: NonZeroU32,
+    /// Messages that one session may send in a minute
+    #[arg(long, default_value = "1200")]
+    pub(super) messages_per_minute: NonZeroU32,
+    /// Tokens, of prompts and answers together, that one client address, or one network's clients without one, may use in a minute; no limit if not set
+    #[arg(long)]
+    pub(super) tokens_per_minute: Option<NonZeroU32>,
     /// Challenges that one network may have signed in a minute
     #[arg(long, default_value = "30")]
     pub(super) challenges_per_minute: NonZeroU32,
@@ -71,6 +115,22 @@ pub(super) fn clients(listed: &[String]) -> Result<Option<HashSet<Address>>, Con
     let read = |text: &String| text.trim().parse().map_err(|_| ConfigError::ClientAddress(text.clone()));
     let addresses: HashSet<Address> = listed.iter().map(read).collect::<Result<_, _>>()?;
     Ok((!addresses.is_empty()).then_some(addresses))
+}
+
+impl LimitArgs {
+    /// Whether anybody is to be kept out for not being on a list.
+    pub(super) fn has_allow_list(&self) -> bool {
+        !self.allowed_clients.is_empty() || self.allowed_clients_file.is_some()
+    }
+
+    pub(super) fn proxies(&self) -> Result<TrustedProxies, ConfigError> {
+        let networks = self.trusted_proxies.iter().map(|text| peer::network(text));
+        Ok(TrustedProxies::new(networks.collect::<Result<_, _>>()?, self.proxy_header))
+    }
+}
+
+pub(super) fn list(file: Option<PathBuf>) -> Result<Option<WatchedList>, InvalidList> {
+    file.map(WatchedList::open).transpose()
 }
 
 pub(super) fn origins(listed: Vec<String>) -> Result<Origins, ConfigError> {

@@ -10,7 +10,7 @@ use futures_util::{
 use tokio::{
     io,
     sync::mpsc,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_tungstenite::tungstenite::{
     self, Message,
@@ -18,7 +18,10 @@ use tokio_tungstenite::tungstenite::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Connection;
+use super::{
+    Connection,
+    patience::{Patience, run_out},
+};
 use crate::{
     answer::{CloseReason, Outgoing},
     metrics,
@@ -89,6 +92,11 @@ impl CloseReason {
             Self::Handshake => (CloseCode::Policy, "the handshake did not complete"),
             Self::Broken => (CloseCode::Policy, "a record did not open"),
             Self::Goodbye => (CloseCode::Normal, "the session has ended"),
+            Self::NoMessage => (CloseCode::Policy, "no message came in time"),
+            Self::NoSession => (CloseCode::Policy, "there was no session for too long"),
+            Self::NotAllowed => {
+                (CloseCode::Policy, "CLIENT_NOT_ALLOWED: the client may no longer have sessions here")
+            }
             Self::Silent => (CloseCode::Away, "nothing was heard for too long"),
             Self::SlowConsumer => (CloseCode::Policy, "SLOW_CONSUMER: the answers were not read in time"),
         };
@@ -103,6 +111,8 @@ type Writer = SplitSink<Socket, Message>;
 async fn read(node: &Node, connection: &mut Connection, stream: &mut Reader) -> End {
     let silence = node.config.ping_interval.saturating_mul(SILENT_PINGS);
     let gone = connection.gone.clone();
+    let mut patience = Patience::new(Instant::now());
+    let mut lists = node.access.changes();
     loop {
         let idle_drain = node.draining.is_cancelled();
         if idle_drain && !connection.is_busy() {
@@ -119,6 +129,7 @@ async fn read(node: &Node, connection: &mut Connection, stream: &mut Reader) -> 
                 session.finished().await;
             }
         };
+        let overdue = patience.due(node, connection.has_session(), Instant::now());
         let next = tokio::select! {
             biased;
             () = gone.cancelled() => return End::Closed(CloseReason::GoingAway),
@@ -129,15 +140,28 @@ async fn read(node: &Node, connection: &mut Connection, stream: &mut Reader) -> 
                 say_goodbye(connection).await;
                 return End::Closed(CloseReason::GoingAway);
             }
+            _ = lists.changed() => {
+                if connection.judge_again().await {
+                    return End::Closed(CloseReason::NotAllowed);
+                }
+                continue;
+            }
             next = timeout(silence, stream.next()) => next,
+            why = run_out(overdue) => return End::Closed(why),
             () = drained => continue,
         };
         match next {
             Err(_) => return End::Closed(CloseReason::Silent),
             Ok(None) => return End::Left,
             Ok(Some(Err(error))) => return End::Socket(error),
-            Ok(Some(Ok(Message::Text(text)))) => connection.receive(text.as_str()).await,
-            Ok(Some(Ok(Message::Binary(frame)))) => connection.receive_binary(&frame).await,
+            Ok(Some(Ok(Message::Text(text)))) => {
+                patience.hears();
+                connection.receive(text.as_str()).await;
+            }
+            Ok(Some(Ok(Message::Binary(frame)))) => {
+                patience.hears();
+                connection.receive_binary(&frame).await;
+            }
             Ok(Some(Ok(Message::Close(_)))) => return End::Left,
             Ok(Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)))) => {}
         }

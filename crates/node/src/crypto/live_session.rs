@@ -35,6 +35,11 @@ impl LiveSession {
         &self.id
     }
 
+    /// The number of its conversation, which outlives its keys.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Who opened it; `None` for a plaintext session.
     pub fn owner(&self) -> Option<Owner> {
         self.owner

@@ -14,7 +14,7 @@ use fabstir_protocol::{
     error::DecodeError,
     id::SessionId,
     seal::{OpenError, Plaintext},
-    v1::{Established, NotOpened, RawInit, RawSealed, SessionInit},
+    v1::{Established, FormedInit, NotOpened, RawInit, RawSealed, SessionInit},
     v2::SignedRotation,
 };
 use tokio::time::Instant;
@@ -149,6 +149,14 @@ fn read_rotation(path: &Path) -> Result<SignedRotation, KeysError> {
     serde_json::from_str(&text).map_err(|_| fault("it is no rotation, as `keys rotate` writes it".into()))
 }
 
+/// Reads the form of a session init, which costs nothing.
+///
+/// # Errors
+/// See [`fabstir_protocol::Error`].
+pub fn read_init(raw: RawInit<'_>, id: SessionId, peer: IpAddr) -> Result<FormedInit, Error> {
+    raw.form(id).inspect_err(|error| decryption_failed("encrypted_session_init", error, peer))
+}
+
 /// Opens and authenticates a session init, as far as that needs no memory of other inits. `None` where there is no
 /// key, or it cannot be used.
 ///
@@ -156,12 +164,11 @@ fn read_rotation(path: &Path) -> Result<SignedRotation, KeysError> {
 /// See [`fabstir_protocol::Error`].
 pub async fn open_init(
     node: &Arc<Node>,
-    id: SessionId,
-    raw: RawInit<'_>,
+    formed: FormedInit,
     peer: IpAddr,
 ) -> Option<Result<Established, Error>> {
     let identities = Arc::clone(node.identities.as_ref()?);
-    let established = match raw.read(id) {
+    let established = match formed.point() {
         Ok(init) => node.on_pool(move || open_with_each(&identities, init)).await?.ok()?,
         Err(error) => Err(error),
     };

@@ -318,6 +318,33 @@ impl SessionKeyStore {
         None
     }
 
+    /// Whether an init of `owner` would go on with a conversation that there is.
+    pub fn continues(
+        &self,
+        owner: Option<Owner>,
+        connection: ConnectionId,
+        id: &SessionId,
+        now: Instant,
+    ) -> bool {
+        let inner = lock(&self.inner);
+        let record = inner.records.get(&ConversationKey::of(owner, connection, id));
+        record.is_some_and(|record| !record.is_expired(&self.limits, now))
+    }
+
+    /// The sessions of a connection.
+    pub fn of_connection(&self, connection: ConnectionId) -> Vec<Arc<LiveSession>> {
+        let inner = lock(&self.inner);
+        inner.live.get(&connection).into_iter().flat_map(HashMap::values).map(Arc::clone).collect()
+    }
+
+    /// Ends a session and its conversation: its answers are cancelled, its key is wiped with the last of them.
+    pub fn end(&self, connection: ConnectionId, id: &SessionId, now: Instant) {
+        let mut inner = lock(&self.inner);
+        if let Some(live) = remove(&mut inner.live, connection, id) {
+            self.forget(&mut inner, &ConversationKey::of(live.owner, connection, id), now);
+        }
+    }
+
     /// Marks a session as at work, from an opened message until its answer has ended.
     pub fn begin(
         self: &Arc<Self>,

@@ -7,13 +7,13 @@ use axum::{
     response::Response,
 };
 use fabstir_custody::KeyFailure;
-use fabstir_protocol::{Code, identity::Signature, v1::Network};
+use fabstir_protocol::{Code, identity::Signature};
 
 use super::{
     Shared, body, json, refusal, refusal_after,
     says::{CONTEXT, Challenge, Proof},
 };
-use crate::{config::ChallengeMode, crypto::NodeKey, metrics, server::Peer};
+use crate::{config::ChallengeMode, crypto::NodeKey, metrics, peer::Peer};
 
 /// A challenge is small; anything larger is not one.
 const MAX_BODY: usize = 4096;
@@ -38,9 +38,7 @@ async fn sign(shared: &Shared, request: Request) -> Result<Proof, Response> {
     let Some(Peer(peer)) = request.extensions().get().copied() else {
         return Err(refusal(Code::InternalError));
     };
-    if let Err(wait) = shared.node.challenges.check(Network::from(peer)) {
-        return Err(refusal_after(Code::RateLimited, Some(wait)));
-    }
+    shared.node.limits.challenge(peer).map_err(|hit| refusal_after(hit.code, hit.wait))?;
     let bytes = body(request.into_body(), MAX_BODY).await?;
     // serde reads a struct from a list too.
     if !bytes.trim_ascii_start().starts_with(b"{") {

@@ -1,5 +1,6 @@
 //! The HTTP surface. Every refusal is the same JSON frame that a WebSocket would carry.
 
+mod arrival;
 mod challenge;
 mod openapi;
 mod says;
@@ -12,6 +13,7 @@ use axum::{
     Router,
     body::{Body, Bytes},
     http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -21,7 +23,7 @@ use serde::Serialize;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 use tokio_util::task::TaskTracker;
 
-use crate::{metrics, node::Node};
+use crate::{limits::milliseconds, metrics, node::Node};
 
 /// How long a request's body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,6 +38,7 @@ struct Shared {
 
 /// The routes.
 pub(crate) fn router(node: Arc<Node>, metrics: PrometheusHandle, tasks: TaskTracker) -> Router {
+    let shared = Shared { node: Arc::clone(&node), metrics, tasks };
     let owner = Arc::clone(&node);
     let identity = move || owner.identity().map(|identity| identity.key.address().to_string());
     Router::new()
@@ -54,7 +57,8 @@ pub(crate) fn router(node: Arc<Node>, metrics: PrometheusHandle, tasks: TaskTrac
         .method_not_allowed_fallback(async || {
             (StatusCode::METHOD_NOT_ALLOWED, frame(Code::NotFound, None)).into_response()
         })
-        .with_state(Shared { node, metrics, tasks })
+        .layer(middleware::from_fn_with_state(shared.clone(), arrival::admit))
+        .with_state(shared)
 }
 
 /// A response that is a code.
@@ -98,7 +102,7 @@ fn frame(code: Code, retry_after: Option<Duration>) -> Response {
 }
 
 fn refusal_text(code: Code, retry_after: Option<Duration>) -> String {
-    let retry_after_ms = retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1));
+    let retry_after_ms = retry_after.map(milliseconds);
     let frame = NodeFrame::Error {
         code,
         message: code.meaning(),

@@ -9,11 +9,12 @@ use axum::{
 };
 use fabstir_protocol::Code;
 
-use super::{Shared, body, json_text, refusal, say_when};
+use super::{Shared, arrival::Held, body, json_text, refusal, say_when};
 use crate::{
     answer::Outgoing,
     connection::{self, Connection},
-    server::{OpenConnection, Peer},
+    peer::Peer,
+    server::OpenConnection,
     websocket,
 };
 
@@ -24,6 +25,7 @@ pub(super) async fn upgrade(State(shared): State<Shared>, request: Request) -> R
     }
     let Some(Peer(peer)) = request.extensions().get().copied() else { return refusal(Code::InternalError) };
     let open = request.extensions().get::<Arc<OpenConnection>>().map(Arc::clone);
+    let held = request.extensions().get::<Held>().map(Arc::clone);
     let Some((response, socket)) = websocket::upgrade(request, shared.node.config.max_frame_bytes) else {
         let advice = [(header::UPGRADE, "websocket"), (header::SEC_WEBSOCKET_VERSION, "13")];
         return (StatusCode::UPGRADE_REQUIRED, advice, "GET /v1/ws is a WebSocket of RFC 6455\n")
@@ -31,10 +33,15 @@ pub(super) async fn upgrade(State(shared): State<Shared>, request: Request) -> R
     };
     shared.tasks.spawn(async move {
         match socket.await {
-            Ok(socket) => connection::serve(shared.node, socket, peer).await,
+            Ok(socket) => {
+                if let Some(open) = &open {
+                    open.becomes_websocket();
+                }
+                connection::serve(shared.node, socket, peer).await;
+            }
             Err(error) => tracing::debug!(%error, "the upgrade did not complete"),
         }
-        drop(open);
+        drop((open, held));
     });
     response
 }

@@ -106,6 +106,8 @@ pub(crate) fn settings(flags: &[&str]) -> (Config, Option<NodeKey>, String) {
     let (mut config, sources) = Args::read(argv, &|_| None).unwrap().resolve(Some(text), None).unwrap();
     let node_key = NodeKey::load(sources.current.as_ref().unwrap(), config.test_keys).ok();
     config.inits_per_minute = 60_000.try_into().unwrap();
+    config.inits_per_minute_per_address = 60_000.try_into().unwrap();
+    config.messages_per_minute = 60_000.try_into().unwrap();
     config.sweep_interval = Duration::from_millis(20);
     (config, node_key, key)
 }

@@ -231,6 +231,14 @@ impl RawInit<'_> {
     /// # Errors
     /// See [`crate::Error`]; nothing has been computed with the node's key yet.
     pub fn read(self, id: SessionId) -> Result<SessionInit, crate::Error> {
+        self.form(id)?.point()
+    }
+
+    /// Reads the payload but for the point: nothing that costs anything.
+    ///
+    /// # Errors
+    /// See [`crate::Error`].
+    pub fn form(self, id: SessionId) -> Result<FormedInit, crate::Error> {
         let Self(payload, context) = self;
         let wire: WireInit<'_> = payload_object(payload)?;
         let ephemeral = bytes("ephPubHex", wire.eph_pub_hex)?;
@@ -250,6 +258,32 @@ impl RawInit<'_> {
             return Err(DecodeError::Payload("info").into());
         }
         let signature = Signature::try_from(signature.as_slice())?;
+        if !PublicKey::has_form(&ephemeral) {
+            return Err(DecodeError::Payload("ephPubHex").into());
+        }
+        Ok(FormedInit { id, context, ephemeral, sealed, aad, signature, extended })
+    }
+}
+
+/// An init whose payload has the right form. Whether its key is a point of the curve is not known yet.
+#[derive(Debug)]
+pub struct FormedInit {
+    id: SessionId,
+    context: InitContext,
+    ephemeral: Vec<u8>,
+    sealed: Sealed,
+    aad: Aad,
+    signature: Signature,
+    extended: bool,
+}
+
+impl FormedInit {
+    /// Reads the point.
+    ///
+    /// # Errors
+    /// Where it is none.
+    pub fn point(self) -> Result<SessionInit, crate::Error> {
+        let Self { id, context, ephemeral, sealed, aad, signature, extended } = self;
         let ephemeral =
             PublicKey::try_from(ephemeral.as_slice()).map_err(|_| DecodeError::Payload("ephPubHex"))?;
         Ok(SessionInit { id, context, ephemeral, sealed, aad, signature, extended })

@@ -15,8 +15,8 @@ pub(crate) use frame::schema::{
     EncryptedMessage, EncryptedSessionInit, Ping, PlainPrompt, PlainSessionInit, StreamCancel,
 };
 pub use frame::{
-    ClientFrame, Echo, Inbound, NodeFrame, PlainRequest, RawInit, RawSealed, Refusal, Reply, SealedPayload,
-    StreamEndReason, StringOrNumber, Usage, WirePayload,
+    ClientFrame, Echo, FormedInit, Inbound, NodeFrame, PlainRequest, RawInit, RawSealed, Refusal, Reply,
+    SealedPayload, StreamEndReason, StringOrNumber, Usage, WirePayload,
 };
 pub use handshake::{ClientHello, Dialect, Established, InitContext, NotOpened, Opened, Owner, SessionInit};
 pub use replay::{

@@ -1,0 +1,161 @@
+//! What garbage costs the node, counted and not timed; and what a flood of inits does to an answer that runs.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test is meant to panic"
+)]
+
+mod support;
+
+use fabstir_protocol::{
+    identity::PrivateKey,
+    v1::Dialect,
+    v2::{AwaitingM2, AwsLc},
+};
+use futures_util::SinkExt as _;
+use serde_json::{Value, json};
+use support::{Peer, TestNode, echo, edit, flip, init, rng, wallet};
+use tokio_tungstenite::tungstenite::Message;
+
+/// One of the ways to send an init that opens nothing, and whether its form gives it away.
+struct Garbage {
+    what: &'static str,
+    by_form: bool,
+    code: &'static str,
+    spoil: fn(&mut Value),
+}
+
+const KINDS: &[Garbage] = &[
+    Garbage {
+        what: "wrong hex",
+        by_form: true,
+        code: "INVALID_HEX_ENCODING",
+        spoil: |frame| frame["payload"]["ciphertextHex"] = json!("zz"),
+    },
+    Garbage {
+        what: "a nonce of another size",
+        by_form: true,
+        code: "INVALID_NONCE_SIZE",
+        spoil: |frame| frame["payload"]["nonceHex"] = json!("00".repeat(12)),
+    },
+    Garbage {
+        what: "a key of another size",
+        by_form: true,
+        code: "INVALID_PAYLOAD",
+        spoil: |frame| frame["payload"]["ephPubHex"] = json!("02".repeat(32)),
+    },
+    Garbage {
+        what: "an aad of no init",
+        by_form: true,
+        code: "DECRYPTION_FAILED",
+        spoil: |frame| frame["payload"]["aadHex"] = json!(const_hex::encode("message_0")),
+    },
+    Garbage {
+        what: "a signature of another size",
+        by_form: true,
+        code: "INVALID_SIGNATURE",
+        spoil: |frame| frame["payload"]["signatureHex"] = json!("11".repeat(64)),
+    },
+    Garbage {
+        // x³ + 7 is no square there: the x of a point of the twist.
+        what: "a point off the curve",
+        by_form: true,
+        code: "INVALID_PAYLOAD",
+        spoil: |frame| frame["payload"]["ephPubHex"] = json!(format!("02{:064x}", 5)),
+    },
+    Garbage {
+        what: "a tag that is wrong",
+        by_form: false,
+        code: "DECRYPTION_FAILED",
+        spoil: |frame| flip(&mut frame["payload"]["ciphertextHex"], 0, 0),
+    },
+    Garbage {
+        what: "a signature by somebody else",
+        by_form: false,
+        code: "INVALID_SIGNATURE",
+        spoil: |frame| flip(&mut frame["payload"]["signatureHex"], 40, 0),
+    },
+];
+
+fn fresh(peer: &Peer, wallet: &PrivateKey) -> String {
+    init(&peer.node_key, wallet, "1", Dialect::Deployed, true).0
+}
+
+#[tokio::test]
+async fn fifty_inits_that_open_nothing_cost_one_agreement_each_at_most_and_none_where_the_form_is_wrong() {
+    let node = TestNode::start(echo()).await;
+    let wallet = wallet();
+    let mut sent = 0;
+    for kind in KINDS {
+        let mut peer = node.connect().await;
+        for _ in 0..6 {
+            let before = node.node.key_work();
+            let frame = edit(&fresh(&peer, &wallet), kind.spoil);
+            assert_eq!(peer.outcome(frame).await, kind.code, "{}", kind.what);
+            assert_eq!(node.node.key_work() - before, u64::from(!kind.by_form), "{}", kind.what);
+            sent += 1;
+        }
+    }
+    // A replay is known for one only once it has opened.
+    let mut peer = node.connect().await;
+    let replayed = fresh(&peer, &wallet);
+    assert_eq!(peer.outcome(replayed.clone()).await, "session_init_ack");
+    let before = node.node.key_work();
+    for _ in 0..2 {
+        assert_eq!(peer.outcome(replayed.clone()).await, "REPLAY_DETECTED");
+        sent += 1;
+    }
+    assert_eq!((node.node.key_work() - before, sent), (2, 50));
+}
+
+#[tokio::test]
+async fn beyond_the_rate_nothing_is_computed_and_a_wrong_form_is_not_on_anybodys_account() {
+    let node = TestNode::with(echo(), &[], |config| config.inits_per_minute = 2.try_into().unwrap()).await;
+    let wallet = wallet();
+    let mut peer = node.connect().await;
+    for _ in 0..10 {
+        let frame = edit(&fresh(&peer, &wallet), KINDS[0].spoil);
+        assert_eq!(peer.outcome(frame).await, "INVALID_HEX_ENCODING");
+    }
+    for _ in 0..2 {
+        let frame = fresh(&peer, &wallet);
+        assert_eq!(peer.outcome(frame).await, "session_init_ack");
+    }
+    // Not even whether the point is one.
+    for spoil in [(|_| {}) as fn(&mut Value), KINDS[5].spoil, KINDS[6].spoil] {
+        let frame = edit(&fresh(&peer, &wallet), spoil);
+        assert_eq!(peer.outcome(frame).await, "RATE_LIMITED");
+    }
+    assert_eq!(node.node.key_work(), 2);
+}
+
+/// The first message of a handshake of version 2.
+fn message_1(node: &TestNode) -> Vec<u8> {
+    let now = node.node.clock.unix(tokio::time::Instant::now());
+    let advertisement = node.node.identities.as_ref().unwrap().advertisement();
+    let verified = advertisement.verify(node.key.address(), now).unwrap();
+    AwaitingM2::<AwsLc>::start(&verified, &mut rng()).unwrap().0
+}
+
+#[tokio::test]
+async fn a_message_1_that_opens_nothing_costs_one_agreement_and_none_where_its_length_is_wrong() {
+    let node = TestNode::start(echo()).await;
+    for (at, cost) in [(usize::MAX, 0), (2, 0), (60, 1), (1200, 1)] {
+        let mut peer = node.connect().await;
+        let mut frame = message_1(&node);
+        match frame.get_mut(at) {
+            Some(byte) => *byte ^= 1,
+            None => {
+                frame.pop();
+            }
+        }
+        let before = node.node.key_work();
+        peer.socket.send(Message::binary(frame)).await.unwrap();
+        assert_eq!(peer.receive().await["code"], "HANDSHAKE_FAILED");
+        assert_eq!(node.node.key_work() - before, cost, "byte {at}");
+    }
+}
