@@ -127,7 +127,7 @@ impl Job {
             cancel,
             ticks: ticks(node.config.keep_alive),
             began: false,
-            progress: Progress::new(&node, &request, Style::for_v1(&request)),
+            progress: Progress::new(&node, &request, Style::for_v1(&request), running.live().account()),
         };
         let turn = answer.wait_for_turn(before).await;
         let (ended, asked) = match turn {
@@ -235,6 +235,7 @@ impl Answer {
     async fn chunk(&mut self, text: &str, tokens: u32) -> Result<(), Stopped> {
         let frame = self.chunk_frame(text, tokens, false)?;
         self.began = true;
+        self.progress.account.sent(frame.len());
         self.ticks.reset();
         tokio::select! {
             biased;
@@ -277,6 +278,7 @@ impl Answer {
             fault => self.last_frames(reason, finish_reason, fault.map(|fault| fault.code)),
         };
         for frame in frames {
+            self.progress.account.sent(frame.len());
             if self.out.send(Outgoing::Frame(frame)).await.is_err() {
                 return;
             }

@@ -5,6 +5,7 @@ use std::{
     ffi::OsString,
     net::SocketAddr,
     num::{NonZeroU32, NonZeroU64, NonZeroUsize},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -166,6 +167,11 @@ pub struct Config {
     pub ping_interval: Duration,
     /// How long a request's header may take.
     pub header_timeout: Duration,
+    /// Zero waits for ever.
+    pub watchdog_engine: Duration,
+    pub admin_socket: Option<PathBuf>,
+    pub metrics_listen: Option<SocketAddr>,
+    pub usage_dir: Option<PathBuf>,
     pub rust_log: String,
     pub log_format: LogFormat,
 }
@@ -239,6 +245,11 @@ impl Args {
         self.command.take()
     }
 
+    /// Where a node that runs listens for its operator.
+    pub fn admin_socket(&self) -> Option<&Path> {
+        self.operation.admin_socket.as_deref()
+    }
+
     /// Says what the settings mean together.
     ///
     /// # Errors
@@ -296,6 +307,10 @@ impl Args {
             keep_alive: Duration::from_secs(20),
             ping_interval: Duration::from_secs(15),
             header_timeout: Duration::from_secs(10),
+            watchdog_engine: Duration::from_secs(self.operation.watchdog_engine_seconds),
+            admin_socket: self.operation.admin_socket,
+            metrics_listen: self.operation.metrics_listen,
+            usage_dir: self.operation.usage_dir,
             rust_log: self.operation.rust_log,
             log_format: self.operation.log_format,
         };

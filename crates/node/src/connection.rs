@@ -23,6 +23,7 @@ use crate::{
     answer::{Channel, CloseReason, Job, Outgoing, meaning},
     channel::{Link, LinkError},
     crypto::{self, ChannelKeys, ConnectionId, LiveSession, OpenRefused},
+    ledger::EndReason,
     metrics,
     node::Node,
 };
@@ -204,6 +205,7 @@ impl Connection {
             retry_after_ms: Some(milliseconds(wait)),
             field: None,
         })?;
+        metrics::key_operation("agree");
         let opened = crypto::open_init(&self.node, id, raw, self.peer).await;
         let established = self.counted(opened.ok_or(Code::InternalError)?)?;
         let clock = &self.node.clock;
@@ -297,6 +299,7 @@ impl Connection {
         let opened = crypto::open_message(&live, raw, self.peer);
         let (plaintext, sealer) = self.counted(opened)?;
         self.node.sessions.touch(&live, self.id, Instant::now());
+        live.account().received(bytes);
         let request =
             PromptRequest::read(plaintext.as_bytes()).map_err(|error| Told::from(&Error::from(error)))?;
         self.start(live, request, Channel::Sealed(sealer), echo, place);
@@ -317,6 +320,7 @@ impl Connection {
             tracing::warn!(peer = %self.peer, "this connection sends prompts in plaintext");
         }
         let place = self.place(id, bytes)?;
+        live.account().received(bytes);
         let request = match request {
             PlainRequest::Prompt(words) => PromptRequest::bare(Words::from(words.as_ref())),
             PlainRequest::Object(json) => {
@@ -484,7 +488,14 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.gone.cancel();
         self.link.end(&self.node);
-        self.node.sessions.disconnect(self.id, Instant::now());
+        let reason = if self.node.draining.is_cancelled() {
+            EndReason::Drain
+        } else if self.failures >= MAX_FAILURES {
+            EndReason::Error
+        } else {
+            EndReason::Disconnect
+        };
+        self.node.sessions.disconnect_for(reason, self.id, Instant::now());
     }
 }
 

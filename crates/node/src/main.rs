@@ -4,12 +4,19 @@ use std::{ffi::OsString, io::Write as _, path::Path, process::ExitCode, sync::Ar
 
 use anyhow::Context as _;
 use fabstir_llm_node::{
-    command::{Command, ConfigCommand},
+    admin::{self, AdminSocket},
+    aside,
+    command::{AdminCommand, Command, ConfigCommand},
     config::{Args, EnvFile},
-    engine, logging, metrics, model,
+    engine,
+    ledger::Ledger,
+    listener::Listener,
+    logging, metrics, model,
     node::Node,
-    server,
+    reload::reload,
+    server, systemd,
 };
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -37,34 +44,86 @@ async fn serve() -> anyhow::Result<()> {
     let env = |name: &str| set(name).or_else(|| env_file.get(name));
     let mut args = Args::read(std::env::args_os(), &env).unwrap_or_else(|error| error.exit());
     let command = args.take_command();
+    // What is asked of a node that runs needs none of the settings that it runs with.
+    if let Some(Command::Admin(command)) = command {
+        return administer(command, args.admin_socket()).await;
+    }
     let (config, key) = args.resolve(env)?;
-    if let Some(command) = command {
-        return perform(command);
+    if let Some(Command::Config(ConfigCommand::Check)) = command {
+        writeln!(std::io::stdout(), "the settings are in order")?;
+        return Ok(());
     }
     let hub = env(model::HF_ENDPOINT);
     drop(env_file);
     logging::start(&config).context("RUST_LOG cannot be read")?;
     let metrics = metrics::start()?;
     fabstir_llm_node::crypto::announce(key.as_ref());
-    let engine = engine::load(&config.engine, hub.as_deref()).await?;
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}: set LISTEN_ADDR to another address", config.listen))?;
-    let node = Node::new(config, key, engine);
-    stop_on_signals(&node)?;
-    tracing::info!(address = %listener.local_addr()?, "listening");
+    let inherited = Listener::inherited()?;
+    let ledger = match &config.usage_dir {
+        Some(dir) => Ledger::in_folder(dir).with_context(|| format!("USAGE_DIR: {}", dir.display()))?,
+        None => Ledger::default(),
+    };
+    let loading = engine::load(&config.engine, hub.as_deref());
+    let engine = systemd::at_work("loading the model", loading).await?;
+    let listener = Listener::open(config.listen, inherited).await?;
+    let node = Node::with_ledger(config, key, engine, Arc::new(ledger));
+    serve_aside(&node, &metrics).await?;
+    listen_to_signals(&node)?;
+    tokio::spawn(systemd::watch(Arc::clone(&node)));
+    announce(&node, &listener)?;
+    systemd::ready("serving");
     server::run(listener, node, metrics).await;
     Ok(())
 }
 
-/// Does what is not serving.
-fn perform(command: Command) -> anyhow::Result<()> {
-    match command {
-        Command::Config(ConfigCommand::Check) => {
-            writeln!(std::io::stdout(), "the settings are in order")?;
-            Ok(())
+/// Says that the node serves, and with what.
+fn announce(node: &Node, listener: &Listener) -> anyhow::Result<()> {
+    let config = &node.config;
+    tracing::info!(
+        event = "config",
+        what = "start",
+        min_protocol = config.min_protocol,
+        encryption = node.key.is_some(),
+        plaintext = node.serves_plaintext(),
+        max_sessions = config.store.sessions,
+        drain_seconds = config.drain.as_secs(),
+        admin_socket = config.admin_socket.is_some(),
+        usage_dir = config.usage_dir.is_some(),
+        "Settings"
+    );
+    let (address, inherited) = (listener.address()?, listener.is_inherited());
+    tracing::info!(event = "start", version = env!("CARGO_PKG_VERSION"), %address, inherited, "listening");
+    Ok(())
+}
+
+/// Opens the operator's ways in, those that are set.
+async fn serve_aside(node: &Arc<Node>, metrics: &PrometheusHandle) -> anyhow::Result<()> {
+    if let Some(address) = node.config.metrics_listen {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address}: set METRICS_LISTEN to another address"))?;
+        if !address.ip().to_canonical().is_loopback() {
+            tracing::warn!(%address, "METRICS_LISTEN is open to other machines: whoever reaches it reads the metrics");
         }
+        tracing::info!(address = %listener.local_addr()?, "serving metrics");
+        tokio::spawn(aside::serve_metrics(listener, Arc::clone(node), metrics.clone()));
     }
+    if let Some(path) = &node.config.admin_socket {
+        let socket = AdminSocket::bind(path).await?;
+        tokio::spawn(admin::serve(socket, Arc::clone(node)));
+    }
+    Ok(())
+}
+
+/// Asks a node that runs, and says what it answers.
+async fn administer(command: AdminCommand, socket: Option<&Path>) -> anyhow::Result<()> {
+    let (request, shown) = command.request();
+    let answer = admin::ask(socket, request, shown).await?;
+    writeln!(std::io::stdout(), "{answer}")?;
+    if let Some(socket) = socket.filter(|_| command.waits()) {
+        admin::wait_until_gone(socket).await;
+    }
+    Ok(())
 }
 
 /// The threads that compute wait for each other by spinning, for milliseconds by default: where others want the cores too,
@@ -89,16 +148,25 @@ fn bound_spinning() {
 #[cfg(not(target_os = "linux"))]
 fn bound_spinning() {}
 
-/// The first SIGINT or SIGTERM drains, the second stops at once.
-fn stop_on_signals(node: &Arc<Node>) -> anyhow::Result<()> {
+/// The first SIGINT or SIGTERM drains, the second stops at once; SIGHUP reads again what can be.
+fn listen_to_signals(node: &Arc<Node>) -> anyhow::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut hangup = signal(SignalKind::hangup())?;
+    let reloading = Arc::clone(node);
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            reload(&reloading).await;
+        }
+    });
     let node = Arc::clone(node);
     tokio::spawn(async move {
-        for stop in [&node.draining, &node.stopping] {
+        loop {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
+            // A drain that somebody has asked for otherwise counts as the first.
+            let stop = if node.draining.is_cancelled() { &node.stopping } else { &node.draining };
             stop.cancel();
         }
     });

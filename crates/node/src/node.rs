@@ -24,6 +24,8 @@ use crate::{
     channel::{Session, Sessions, granted},
     config::Config,
     crypto::{ChannelKeys, ConnectionId, NodeKey, SessionKeyStore},
+    ledger::{EndReason, Ledger},
+    reload::Reloads,
 };
 
 /// Seconds since 1970 that only go forward: the clock at start, and what has passed since. Timestamps are judged
@@ -105,6 +107,10 @@ pub struct Node {
     pub channel_keys: Option<ChannelKeys>,
     /// The sessions of version 2.
     pub channels: Sessions,
+    /// Who uses it, and how much.
+    pub ledger: Arc<Ledger>,
+    /// What can be read again.
+    pub reloads: Reloads,
     /// Since when.
     pub clock: Clock,
     /// Cancelled when no new work is taken any more.
@@ -129,6 +135,16 @@ pub struct Node {
 impl Node {
     /// A node that serves `engine` under `config`.
     pub fn new(config: Config, key: Option<NodeKey>, engine: Arc<dyn Engine>) -> Arc<Self> {
+        Self::with_ledger(config, key, engine, Arc::default())
+    }
+
+    /// The same, with the usage of earlier processes.
+    pub fn with_ledger(
+        config: Config,
+        key: Option<NodeKey>,
+        engine: Arc<dyn Engine>,
+        ledger: Arc<Ledger>,
+    ) -> Arc<Self> {
         let clock = Clock::start();
         let unix = clock.unix(Instant::now());
         let (chain, min, times) =
@@ -138,7 +154,11 @@ impl Node {
         Arc::new(Self {
             channels: Sessions::new(config.channels),
             channel_keys,
-            sessions: Arc::new(SessionKeyStore::new(config.store, clock, &mut rng())),
+            sessions: Arc::new(
+                SessionKeyStore::new(config.store, clock, &mut rng()).with_ledger(Arc::clone(&ledger)),
+            ),
+            ledger,
+            reloads: Reloads::default(),
             inits: Limiter::per_minute(config.inits_per_minute),
             challenges: Limiter::per_minute(config.challenges_per_minute),
             clock,
@@ -195,7 +215,7 @@ impl Node {
         }
         // Handshakes that are left behind must not fill the room for sessions.
         if session.is_untouched() {
-            return self.channels.end(session);
+            return self.channels.end(session, EndReason::Disconnect);
         }
         let (node, session) = (Arc::clone(self), Arc::clone(session));
         tokio::spawn(async move {

@@ -1,6 +1,7 @@
 //! Accepts sockets, hands each to HTTP or WebSocket, and ends in order.
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
@@ -15,14 +16,11 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::timeout,
-};
+use tokio::{net::TcpStream, task::JoinHandle, time::timeout};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
-use crate::{http, node::Node};
+use crate::{aside::pause, http, ledger::WRITE_EVERY, listener::Listener, node::Node, systemd};
 
 /// How long sockets get to say goodbye once everything was cancelled.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -35,24 +33,59 @@ const MOST_REFUSALS: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer(pub(crate) IpAddr);
 
-/// Serves until `node.draining` is cancelled; then takes nothing new, lets running answers finish for the
-/// time that the settings give (or until `node.stopping`), closes what is left, and wipes every session.
-pub async fn run(listener: TcpListener, node: Arc<Node>, metrics: PrometheusHandle) {
+/// Serves until `node.draining` is cancelled; then takes no new work, lets running answers finish for the time that the
+/// settings give (or until `node.stopping`), closes what is left, and wipes every session.
+///
+/// Who comes meanwhile is told so: a socket of the node's own stays open. One that was passed on is left alone: who
+/// comes there waits for the next process.
+pub async fn run(listener: impl Into<Listener>, node: Arc<Node>, metrics: PrometheusHandle) {
+    let listener = listener.into();
     let tasks = TaskTracker::new();
     let router = http::router(Arc::clone(&node), metrics, tasks.clone());
     let sweeper = tasks.spawn(Arc::clone(&node).sweep());
+    let writer = tasks.spawn(write_usage(Arc::clone(&node)));
     while let Some(accepted) = node.draining.run_until_cancelled(listener.accept()).await {
-        match accepted {
-            Ok((socket, peer)) => accept(socket, peer, &node, &router, &tasks),
-            Err(error) => {
-                // Out of descriptors, most likely: the sockets that end make room.
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+        take(accepted, &node, &router, &tasks).await;
+    }
+    let finished = finish(&node);
+    tokio::pin!(finished);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut finished => break,
+            accepted = listener.accept(), if !listener.is_inherited() => {
+                take(accepted, &node, &router, &tasks).await;
             }
         }
     }
     drop(listener);
-    drain(&node, &tasks, sweeper).await;
+    end(&node, &tasks, [sweeper, writer]).await;
+}
+
+async fn take(
+    accepted: io::Result<(TcpStream, SocketAddr)>,
+    node: &Arc<Node>,
+    router: &Router,
+    tasks: &TaskTracker,
+) {
+    match accepted {
+        Ok((socket, peer)) => accept(socket, peer, node, router, tasks),
+        Err(error) => pause(&error).await,
+    }
+}
+
+/// Writes the usage down every so often.
+async fn write_usage(node: Arc<Node>) {
+    let mut ticks = tokio::time::interval(WRITE_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while node.stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+        write_now(&node).await;
+    }
+}
+
+async fn write_now(node: &Arc<Node>) {
+    let ledger = Arc::clone(&node.ledger);
+    let _ = tokio::task::spawn_blocking(move || ledger.write()).await;
 }
 
 fn accept(socket: TcpStream, peer: SocketAddr, node: &Arc<Node>, router: &Router, tasks: &TaskTracker) {
@@ -127,28 +160,39 @@ impl Drop for OpenConnection {
     }
 }
 
-async fn drain(node: &Arc<Node>, tasks: &TaskTracker, sweeper: tokio::task::JoinHandle<()>) {
+/// Waits until every answer has ended, as long as the settings say.
+async fn finish(node: &Arc<Node>) {
     tracing::info!(
+        event = "drain",
         seconds = node.config.drain.as_secs(),
         connections = node.connections.load(Ordering::Relaxed),
         "draining: running answers may finish, nothing new is taken"
     );
+    systemd::stopping();
     let idle = async {
         while node.connections.load(Ordering::Relaxed) > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    let finished = timeout(node.config.drain, node.stopping.run_until_cancelled(idle)).await;
-    if !matches!(finished, Ok(Some(()))) {
+    let finished = timeout(node.config.drain, node.stopping.run_until_cancelled(idle));
+    if !matches!(systemd::at_work("draining", finished).await, Ok(Some(()))) {
         tracing::warn!("not every answer finished in time: the rest is cancelled");
     }
+}
+
+async fn end(node: &Arc<Node>, tasks: &TaskTracker, forever: [JoinHandle<()>; 2]) {
     node.stopping.cancel();
     tasks.close();
     if timeout(GOODBYE, tasks.wait()).await.is_err() {
         tracing::warn!("some sockets did not close in time");
     }
-    sweeper.abort();
+    forever.iter().for_each(JoinHandle::abort);
     node.sessions.wipe();
     node.channels.wipe();
-    tracing::info!("stopped: every session key is wiped");
+    write_now(node).await;
+    tracing::info!(
+        event = "stop",
+        uptime_seconds = node.clock.uptime().as_secs(),
+        "stopped: every session key is wiped"
+    );
 }

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     answer::Outgoing,
+    ledger::EndReason,
     metrics,
     node::{self, Node},
 };
@@ -136,6 +137,7 @@ impl Link {
                 self.open(node, greeted?, out, gone).await?
             }
             (Stage::Open { session, mut opener, epoch }, Kind::Record) => {
+                session.account.received(frame.len());
                 let led = opener.open(frame).and_then(|record| session.receive(epoch, record));
                 match led {
                     Ok((led, unfinished)) => {
@@ -270,6 +272,7 @@ impl Link {
                 if !node.channels.open(&session) {
                     return Err(refuse(&mut sealer, Code::NodeBusy, out).await);
                 }
+                node.ledger.open(&session.account);
                 (session, None)
             }
         };
@@ -411,7 +414,7 @@ fn act(node: &Arc<Node>, session: &Arc<Session>, epoch: u64, led: FromClient) ->
         FromClient::Cancel(request) => session.cancel(request),
         FromClient::Ack(received) => session.acknowledge(&received),
         FromClient::Goodbye => {
-            node.channels.end(session);
+            node.channels.end(session, EndReason::Goodbye);
             return Err(LinkError::Told);
         }
         FromClient::Nothing => {}

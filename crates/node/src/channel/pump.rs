@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::session::{Next, Outbound, Session};
 use crate::{
     answer::{CloseReason, Outgoing},
+    ledger::EndReason,
     node::Node,
 };
 
@@ -37,12 +38,14 @@ pub(super) async fn run(
                     gone.cancel();
                     break;
                 };
+                session.account.sent(frame.len());
                 if out.send(Outgoing::Record(frame)).await.is_err() {
                     break;
                 }
                 if flags.last && request == 0 {
                     if kind == RecordType::Goodbye {
-                        node.channels.end(&session);
+                        // Whoever said goodbye has said why.
+                        node.channels.end(&session, EndReason::Goodbye);
                     }
                     let _ = out.send(Outgoing::Close(CloseReason::Goodbye)).await;
                     break;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -21,7 +21,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use zeroize::Zeroizing;
 
 use super::answer::{Answer, Piece};
-use crate::{answer::Asker, conversation::Conversation, crypto::lock};
+use crate::{
+    answer::Asker,
+    conversation::Conversation,
+    crypto::lock,
+    ledger::{self, Account, EndReason, Standing},
+};
 
 /// Words are put together for so long once the first are out.
 const TICK: Duration = Duration::from_millis(40);
@@ -40,6 +45,15 @@ pub enum Client {
     Wallet(Address),
     /// Somebody with a key.
     Anonymous,
+}
+
+impl From<Client> for ledger::Client {
+    fn from(client: Client) -> Self {
+        match client {
+            Client::Wallet(address) => Self::Wallet(address),
+            Client::Anonymous => Self::Anonymous,
+        }
+    }
 }
 
 /// What is sent beside answers.
@@ -140,6 +154,7 @@ pub(crate) struct Session {
     pub(super) client: Client,
     pub(super) static_key: PublicKey,
     pub(super) opened: Instant,
+    pub(super) account: Arc<Account>,
     /// The engine's numbers: for fair queueing, and of whom may share what is computed.
     client_number: u64,
     scope: Option<u64>,
@@ -167,6 +182,7 @@ impl Session {
             client,
             static_key,
             opened: now,
+            account: Arc::new(Account::new(2, name.to_string(), client.into())),
             client_number,
             scope,
             conversation: Conversation::default(),
@@ -217,6 +233,7 @@ impl Session {
             before.cancel();
         }
         let epoch = inner.epoch;
+        self.account.stand(Standing::Attached);
         drop(inner);
         self.wake.notify_waiters();
         // What waited for room without a connection has other bounds now.
@@ -231,6 +248,7 @@ impl Session {
             return false;
         }
         inner.attached = None;
+        self.account.stand(Standing::Lost);
         inner.last_active = Instant::now();
         inner.requests.drop_unfinished();
         true
@@ -346,7 +364,12 @@ impl Session {
     }
 
     pub(super) fn drop_text(&self) {
-        lock(&self.inner).answers.values_mut().for_each(Answer::drop_text);
+        let mut inner = lock(&self.inner);
+        inner.answers.values_mut().for_each(Answer::drop_text);
+        if inner.attached.is_none() {
+            self.account.stand(Standing::TicketOnly);
+        }
+        drop(inner);
         self.room.notify_waiters();
     }
 
@@ -371,7 +394,8 @@ impl Session {
     }
 
     /// Ends the session: the client is told, and the connection closed behind that.
-    pub(crate) fn say_goodbye(&self, reason: &str) {
+    pub(crate) fn say_goodbye(&self, reason: &str, why: EndReason) {
+        self.account.end(why);
         self.say(RecordType::Goodbye, Flags::LAST, &Goodbye { reason: reason.to_owned() });
     }
 
@@ -446,7 +470,8 @@ impl Session {
     }
 
     /// Ends everything that the session has.
-    pub(super) fn end(&self) {
+    pub(super) fn end(&self, reason: EndReason) {
+        self.account.end(reason);
         self.ended.cancel();
         let mut inner = lock(&self.inner);
         inner.answers.clear();

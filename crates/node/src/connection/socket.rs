@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::Connection;
 use crate::{
     answer::{CloseReason, Outgoing},
+    ledger::EndReason,
     metrics,
     node::Node,
     websocket::{self, Socket},
@@ -28,6 +29,8 @@ use crate::{
 
 /// Silent pings before a peer counts as gone.
 const SILENT_PINGS: u32 = 3;
+/// How long somebody who comes while the node drains has to say what for, so as to hear that it drains.
+const LATE: Duration = Duration::from_secs(5);
 /// How long a peer that did not read is waited for once more.
 const LAST_TRY: Duration = Duration::from_secs(1);
 
@@ -103,15 +106,19 @@ type Writer = SplitSink<Socket, Message>;
 async fn read(node: &Node, connection: &mut Connection, stream: &mut Reader) -> End {
     let silence = node.config.ping_interval.saturating_mul(SILENT_PINGS);
     let gone = connection.gone.clone();
+    // Who comes now is told that the node drains in answer to what they ask, and not before.
+    let mut waits = node.draining.is_cancelled();
     loop {
-        let idle_drain = node.draining.is_cancelled();
-        if idle_drain && !connection.is_busy() {
+        if node.draining.is_cancelled() && !waits && !connection.is_busy() {
             say_goodbye(connection).await;
             return End::Closed(CloseReason::GoingAway);
         }
         let answers = connection.answers.clone();
         let channel = connection.link.session();
         let drained = async {
+            if waits {
+                return std::future::pending().await;
+            }
             node.draining.cancelled().await;
             answers.close();
             answers.wait().await;
@@ -129,15 +136,24 @@ async fn read(node: &Node, connection: &mut Connection, stream: &mut Reader) -> 
                 say_goodbye(connection).await;
                 return End::Closed(CloseReason::GoingAway);
             }
-            next = timeout(silence, stream.next()) => next,
+            next = timeout(if waits { LATE } else { silence }, stream.next()) => next,
             () = drained => continue,
         };
         match next {
+            Err(_) if waits => return End::Closed(CloseReason::GoingAway),
             Err(_) => return End::Closed(CloseReason::Silent),
             Ok(None) => return End::Left,
             Ok(Some(Err(error))) => return End::Socket(error),
-            Ok(Some(Ok(Message::Text(text)))) => connection.receive(text.as_str()).await,
-            Ok(Some(Ok(Message::Binary(frame)))) => connection.receive_binary(&frame).await,
+            Ok(Some(Ok(Message::Text(text)))) => {
+                waits = false;
+                metrics::received(text.len());
+                connection.receive(text.as_str()).await;
+            }
+            Ok(Some(Ok(Message::Binary(frame)))) => {
+                waits = false;
+                metrics::received(frame.len());
+                connection.receive_binary(&frame).await;
+            }
             Ok(Some(Ok(Message::Close(_)))) => return End::Left,
             Ok(Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)))) => {}
         }
@@ -148,7 +164,7 @@ async fn read(node: &Node, connection: &mut Connection, stream: &mut Reader) -> 
 async fn say_goodbye(connection: &Connection) {
     if let Some(session) = connection.link.session() {
         let _ = timeout(LAST_TRY, session.finished()).await;
-        session.say_goodbye("the node is going away");
+        session.say_goodbye("the node is going away", EndReason::Drain);
         let _ = timeout(LAST_TRY, session.finished()).await;
     }
 }
@@ -183,6 +199,7 @@ async fn write(
             _ = pings.tick() => Message::Ping(Vec::new().into()),
         };
         let closing = matches!(message, Message::Close(_));
+        metrics::sent(message.len());
         match timeout(node.config.send_timeout, sink.send(message)).await {
             Ok(Ok(())) if !closing => {}
             Ok(_) => break Written::All,

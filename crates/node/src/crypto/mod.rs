@@ -29,9 +29,10 @@ pub use session_key_store::{
 pub fn announce(key: Option<&NodeKey>) {
     match key {
         Some(key) => {
-            tracing::info!(address = %key.address(), public_key = %key.public(), "Private key loaded successfully");
+            tracing::info!(event = "key_load", address = %key.address(), public_key = %key.public(), "Private key loaded successfully");
         }
         None => tracing::warn!(
+            event = "key_load",
             "HOST_PRIVATE_KEY not found: sessions are NOT encrypted, everybody on the way can read them. \
              Encrypted frames are refused. Set HOST_PRIVATE_KEY to serve encrypted sessions"
         ),

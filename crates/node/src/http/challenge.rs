@@ -51,6 +51,7 @@ async fn sign(shared: &Shared, request: Request) -> Result<Proof, Response> {
         None => return Err(refusal(Code::ChallengeDisabled)),
     };
     let bytes = signature.map_err(|_| refusal(Code::InternalError))?.to_bytes();
+    metrics::key_operation("sign");
     metrics::challenge(form);
     let [rs @ .., recid] = bytes;
     Ok(Proof {
