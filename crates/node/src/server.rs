@@ -10,7 +10,12 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, extract::Request};
+use axum::{
+    Router,
+    extract::Request,
+    http::{HeaderValue, StatusCode, header},
+    response::Response,
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -99,6 +104,8 @@ fn accept(socket: TcpStream, peer: SocketAddr, node: &Arc<Node>, router: &Router
     let _ = socket.set_nodelay(true);
     let router = router.clone();
     let node = Arc::clone(node);
+    // Who comes while the node drains gets one answer: a connection that is shut down before it has asked gets none.
+    let late = node.draining.is_cancelled();
     tasks.spawn(async move {
         let open = Arc::new(open);
         let service = router.map_request(move |mut request: Request<hyper::body::Incoming>| {
@@ -107,6 +114,7 @@ fn accept(socket: TcpStream, peer: SocketAddr, node: &Arc<Node>, router: &Router
             request.extensions_mut().insert(Arc::clone(&open));
             request.map(axum::body::Body::new)
         });
+        let service = service.map_response(move |response| if late { last(response) } else { response });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(node.config.header_timeout)
@@ -115,7 +123,7 @@ fn accept(socket: TcpStream, peer: SocketAddr, node: &Arc<Node>, router: &Router
         tokio::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
-            () = node.draining.cancelled() => {
+            () = node.draining.cancelled(), if !late => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -124,6 +132,14 @@ fn accept(socket: TcpStream, peer: SocketAddr, node: &Arc<Node>, router: &Router
             tracing::debug!(%peer, %error, "connection ended");
         }
     });
+}
+
+/// The only answer on its connection, unless that becomes a WebSocket.
+fn last(mut response: Response) -> Response {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Says that the node is full, in the words of every other refusal. A socket that was never read from would take its

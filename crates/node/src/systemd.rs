@@ -24,14 +24,16 @@ fn micros(time: Duration) -> u32 {
 
 /// Asks for more time until `work` is done: the start or the stop may take it.
 pub async fn at_work<T>(status: &str, work: impl Future<Output = T>) -> T {
-    tell(&[NotifyState::Status(status)]);
+    let longer = NotifyState::ExtendTimeoutUsec(micros(EXTENSION));
+    tell(&[NotifyState::Status(status), longer.clone()]);
     let mut ticks = interval(EXTEND_EVERY);
+    ticks.reset();
     tokio::pin!(work);
     loop {
         tokio::select! {
             biased;
             done = &mut work => return done,
-            _ = ticks.tick() => tell(&[NotifyState::ExtendTimeoutUsec(micros(EXTENSION))]),
+            _ = ticks.tick() => tell(std::slice::from_ref(&longer)),
         }
     }
 }
@@ -64,7 +66,9 @@ pub async fn watch(node: Arc<Node>) {
     let half = period.checked_div(2).unwrap_or(period);
     let mut ticks = interval(half.max(Duration::from_millis(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut engine = Patience::new(node.config.watchdog_engine);
+    // Of servers elsewhere a new process would know nothing better.
+    let elsewhere = node.config.engine.upstream.is_some();
+    let mut engine = Patience::new(if elsewhere { Duration::ZERO } else { node.config.watchdog_engine });
     loop {
         ticks.tick().await;
         let healthy = node.engine.status().healthy;
