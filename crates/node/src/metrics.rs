@@ -40,7 +40,6 @@ const CHALLENGES: &str = "fabstir_challenges_signed_total";
 const SLOW: &str = "fabstir_slow_consumers_total";
 
 const SESSIONS_BY_STATE: &str = "fabstir_sessions";
-const SLOTS_USED: &str = "fabstir_engine_slots_used";
 const KV_USED: &str = "fabstir_engine_kv_tokens_used";
 const KV: &str = "fabstir_engine_kv_tokens";
 const HEALTHY: &str = "fabstir_engine_healthy";
@@ -81,7 +80,7 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Counter, KEYS_EXPIRED, "Session keys wiped because they expired"),
     (Kind::Gauge, REMEMBERED, "Session inits remembered against replay"),
     (Kind::Gauge, WAITING, "Requests waiting for a slot of the engine"),
-    (Kind::Gauge, RUNNING, "Requests being answered"),
+    (Kind::Gauge, RUNNING, "Requests being answered: slots of the engine that are taken"),
     (Kind::Gauge, SLOTS, "Sequences that the engine steps side by side"),
     (Kind::Counter, RESTARTS, "Times that the engine had to be started again"),
     (Kind::Counter, PREFILLED, "Prompt tokens computed"),
@@ -109,7 +108,6 @@ pub const ALL: &[(Kind, &str, &str)] = &[
         SESSIONS_BY_STATE,
         "Sessions by version and state: live, grace (1); attached, lost, ticket (2); ending",
     ),
-    (Kind::Gauge, SLOTS_USED, "Sequences that the engine steps at this moment"),
     (Kind::Gauge, KV_USED, "Tokens that the model's memory holds, those of idle slots included"),
     (Kind::Gauge, KV, "Tokens that the model's memory has room for"),
     (Kind::Gauge, HEALTHY, "1 while the engine can answer, 0 while it starts again"),
@@ -193,7 +191,6 @@ pub(crate) fn render(node: &Node, handle: &PrometheusHandle) -> String {
     counter!(COMPUTE).absolute(engine.compute_micros);
     counter!(CHOOSE).absolute(engine.choose_micros);
     counter!(DECODED).absolute(engine.decoded_tokens);
-    gauge!(SLOTS_USED).set(as_f64(engine.running));
     gauge!(KV_USED).set(as_f64(engine.kv_tokens_used));
     gauge!(KV).set(as_f64(engine.kv_tokens));
     gauge!(HEALTHY).set(flag(engine.healthy));
