@@ -92,7 +92,8 @@ fn announce(node: &Node, listener: &Listener) -> anyhow::Result<()> {
         "Settings"
     );
     let (address, inherited) = (listener.address()?, listener.is_inherited());
-    tracing::info!(event = "start", version = env!("CARGO_PKG_VERSION"), %address, inherited, "listening");
+    // The address first: scripts read it there.
+    tracing::info!(%address, event = "start", version = env!("CARGO_PKG_VERSION"), inherited, "listening");
     Ok(())
 }
 

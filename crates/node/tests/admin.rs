@@ -18,12 +18,15 @@ use std::{
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::PathBuf,
     process::{Command, Output},
+    time::{Duration, Instant},
 };
 
+use fabstir_client::{Config, Request, Session, anonymous};
 use fabstir_protocol::v1::Dialect;
 use serde_json::{Value, json};
 use spawned::{BINARY, NodeProcess};
-use support::{TestNode, echo, rng, wallet};
+use support::{PATIENCE, TestNode, echo, rng, until, wallet};
+use tokio::time::timeout;
 
 /// A node with a socket for its operator.
 struct Administered {
@@ -81,6 +84,59 @@ async fn the_operator_sees_who_is_there_and_what_they_took() {
     for words in [["--admin-socket", socket, "status"], ["status", "--admin-socket", socket]] {
         let output = Command::new(BINARY).args(words).env_clear().output().unwrap();
         assert!(output.status.success(), "{output:?}");
+    }
+}
+
+/// The state of the only session there is.
+fn state(node: &TestNode) -> String {
+    let lines = node.node.ledger.sessions();
+    lines.first().map_or_else(|| "none".to_owned(), |line| line.state.clone())
+}
+
+#[tokio::test]
+async fn a_session_of_version_2_is_attached_then_lost_then_a_ticket_then_gone() {
+    let node = TestNode::with(echo(), &[], |config| {
+        config.channels.grace = Duration::from_millis(100);
+        config.channels.keep = Duration::from_millis(300);
+        config.channels.ticket = Duration::from_millis(600);
+    })
+    .await;
+    let url = format!("ws://{}/v1/ws", node.address);
+    let config = Config::new(url, node.key.address(), anonymous());
+    let session = Session::connect(config).await.unwrap();
+    let answer = session.ask(&Request::prompt("hello")).await.unwrap();
+    timeout(PATIENCE, answer.text()).await.unwrap().unwrap();
+    assert_eq!(state(&node), "attached");
+    session.lose_connection_for(PATIENCE);
+    until("the session to be lost", || state(&node) == "lost").await;
+    until("its words to be gone", || state(&node) == "ticket").await;
+    until("it to be gone", || state(&node) == "none").await;
+}
+
+#[tokio::test]
+async fn sessions_are_counted_by_version_and_state() {
+    let node = NodeProcess::start(&[], &[]);
+    let mut peer = node.connect().await;
+    peer.open("here").await;
+    let mut leaving = node.connect().await;
+    leaving.open("away").await;
+    drop(leaving);
+    let config = Config::new(format!("ws://{}/v1/ws", node.address), node.key.address(), anonymous());
+    let _session = Session::connect(config).await.unwrap();
+    let wanted = [
+        r#"fabstir_sessions{version="1",state="live"} 1"#,
+        r#"fabstir_sessions{version="1",state="grace"} 1"#,
+        r#"fabstir_sessions{version="2",state="attached"} 1"#,
+        r#"fabstir_sessions{version="2",state="lost"} 0"#,
+    ];
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let page = node.get("/metrics").await;
+        if wanted.iter().all(|line| page.contains(line)) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{page}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

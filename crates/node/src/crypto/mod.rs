@@ -29,7 +29,7 @@ pub use session_key_store::{
 pub fn announce(key: Option<&NodeKey>) {
     match key {
         Some(key) => {
-            tracing::info!(event = "key_load", address = %key.address(), public_key = %key.public(), "Private key loaded successfully");
+            tracing::info!(address = %key.address(), public_key = %key.public(), event = "key_load", "Private key loaded successfully");
         }
         None => tracing::warn!(
             event = "key_load",
