@@ -22,13 +22,19 @@ use hyper_util::{
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpStream, task::JoinHandle, time::timeout};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
 use crate::{aside::pause, http, ledger::WRITE_EVERY, listener::Listener, node::Node, systemd};
 
 /// How long sockets get to say goodbye once everything was cancelled.
 const GOODBYE: Duration = Duration::from_secs(5);
+
+/// How often what was measured is put into its buckets.
+const SUM_UP_EVERY: Duration = Duration::from_secs(5);
+
+/// How long answers get to let go of their accounts after that.
+const SETTLING: Duration = Duration::from_secs(1);
 
 /// How long a socket for which there is no room gets to hear so, and how many hear so at once.
 const REFUSAL: Duration = Duration::from_secs(1);
@@ -46,9 +52,10 @@ pub(crate) struct Peer(pub(crate) IpAddr);
 pub async fn run(listener: impl Into<Listener>, node: Arc<Node>, metrics: PrometheusHandle) {
     let listener = listener.into();
     let tasks = TaskTracker::new();
-    let router = http::router(Arc::clone(&node), metrics, tasks.clone());
+    let router = http::router(Arc::clone(&node), metrics.clone(), tasks.clone());
     let sweeper = tasks.spawn(Arc::clone(&node).sweep());
     let writer = tasks.spawn(write_usage(Arc::clone(&node)));
+    let keeper = tasks.spawn(sum_up(metrics, node.stopping.clone()));
     while let Some(accepted) = node.draining.run_until_cancelled(listener.accept()).await {
         take(accepted, &node, &router, &tasks).await;
     }
@@ -64,7 +71,7 @@ pub async fn run(listener: impl Into<Listener>, node: Arc<Node>, metrics: Promet
         }
     }
     drop(listener);
-    end(&node, &tasks, [sweeper, writer]).await;
+    end(&node, &tasks, [sweeper, writer, keeper]).await;
 }
 
 async fn take(
@@ -85,6 +92,16 @@ async fn write_usage(node: Arc<Node>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while node.stopping.run_until_cancelled(ticks.tick()).await.is_some() {
         write_now(&node).await;
+    }
+}
+
+/// Puts what was measured into its buckets every so often: the recorder keeps it one by one until then, and would for
+/// ever where nobody reads the metrics.
+async fn sum_up(metrics: PrometheusHandle, stopping: CancellationToken) {
+    let mut ticks = tokio::time::interval(SUM_UP_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+        metrics.run_upkeep();
     }
 }
 
@@ -196,7 +213,7 @@ async fn finish(node: &Arc<Node>) {
     }
 }
 
-async fn end(node: &Arc<Node>, tasks: &TaskTracker, forever: [JoinHandle<()>; 2]) {
+async fn end(node: &Arc<Node>, tasks: &TaskTracker, forever: [JoinHandle<()>; 3]) {
     node.stopping.cancel();
     tasks.close();
     if timeout(GOODBYE, tasks.wait()).await.is_err() {
@@ -205,6 +222,15 @@ async fn end(node: &Arc<Node>, tasks: &TaskTracker, forever: [JoinHandle<()>; 2]
     forever.iter().for_each(JoinHandle::abort);
     node.sessions.wipe();
     node.channels.wipe();
+    // What answers cost is known when they have let go of their accounts.
+    let settled = async {
+        while !node.ledger.is_settled() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    if timeout(SETTLING, settled).await.is_err() {
+        tracing::warn!("some answers did not end in time: the usage is written without them");
+    }
     write_now(node).await;
     tracing::info!(
         event = "stop",

@@ -137,7 +137,7 @@ async fn every_event_of_a_nodes_life_is_as_documented_and_every_session_ends_onc
     assert_eq!(names, all.iter().map(String::as_str).collect());
     one_end_each(&events);
     assert_eq!(events.first().unwrap()["event"], "key_load");
-    assert_eq!(events.iter().rfind(|event| event["event"] != "session_end").unwrap()["event"], "stop");
+    assert_eq!(events.last().unwrap()["event"], "stop", "every session has ended before");
 }
 
 /// As many ends as sessions that were opened, by name.

@@ -291,7 +291,13 @@ async fn no_account_is_left_when_the_node_has_stopped() {
     peer.open("1").await;
     let ledger = std::sync::Arc::clone(&node.node.ledger);
     assert_eq!(ledger.sessions().len(), 2);
+    // One that has no connection at that moment.
+    session.lose_connection_for(PATIENCE);
+    until("the connection to be lost", || ledger.sessions().iter().any(|line| line.state == "lost")).await;
     node.stop().await;
+    assert!(ledger.is_settled());
+    let used: u64 =
+        ledger.usage(None).iter().flat_map(|day| &day.clients).map(|line| line.counts.requests).sum();
+    assert_eq!(used, 1, "the answer that was cut off is counted");
     drop((session, answer));
-    until("every account to be closed", || ledger.sessions().is_empty()).await;
 }

@@ -60,6 +60,11 @@ impl Ledger {
         lock(&self.open).remove(&number);
     }
 
+    /// Whether every account is closed.
+    pub fn is_settled(&self) -> bool {
+        lock(&self.open).is_empty()
+    }
+
     /// The open accounts, the oldest first.
     pub fn sessions(&self) -> Vec<SessionLine> {
         // The accounts outlive the lock: the last one to go would want it.
@@ -88,7 +93,7 @@ impl Ledger {
             let (left, result) = files.append(day, lines);
             self.usage.give_back(day, left);
             if let Err(error) = result {
-                tracing::warn!(%day, %error, "the usage could not be written: it is tried again in a minute");
+                tracing::warn!(%day, %error, "the usage could not be written: free the disk or make USAGE_DIR writable, it is tried again");
             }
         }
     }
