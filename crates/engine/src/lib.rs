@@ -107,6 +107,10 @@ pub struct Status {
     pub decoded_tokens: u64,
     /// Bytes of computed prefixes in main memory.
     pub prefix_cache_bytes: usize,
+    /// Tokens that the model's memory holds, those of idle slots included; 0 where the model is elsewhere.
+    pub kv_tokens_used: usize,
+    /// Tokens that it has room for; 0 where the model is elsewhere.
+    pub kv_tokens: usize,
     /// Microseconds that the model's steps took since start.
     pub compute_micros: u64,
     /// Microseconds that choosing tokens from what they computed took since start.

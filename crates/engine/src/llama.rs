@@ -109,6 +109,8 @@ struct Shared {
     reused: AtomicU64,
     decoded: AtomicU64,
     prefix_cache_bytes: AtomicUsize,
+    kv_tokens_used: AtomicUsize,
+    kv_tokens: AtomicUsize,
     compute_micros: AtomicU64,
     choose_micros: AtomicU64,
     healthy: AtomicBool,
@@ -235,6 +237,8 @@ impl Engine for LlamaEngine {
             reused_tokens: self.shared.reused.load(Ordering::Relaxed),
             decoded_tokens: self.shared.decoded.load(Ordering::Relaxed),
             prefix_cache_bytes: self.shared.prefix_cache_bytes.load(Ordering::Relaxed),
+            kv_tokens_used: self.shared.kv_tokens_used.load(Ordering::Relaxed),
+            kv_tokens: self.shared.kv_tokens.load(Ordering::Relaxed),
             compute_micros: self.shared.compute_micros.load(Ordering::Relaxed),
             choose_micros: self.shared.choose_micros.load(Ordering::Relaxed),
         }

@@ -93,6 +93,16 @@ impl Scheduler {
         self.slots.iter().filter(|place| place.running.is_some()).count()
     }
 
+    /// Tokens that all slots hold, running or not.
+    pub(crate) fn held_tokens(&self) -> usize {
+        let held = |place: &Place| match (&place.running, &place.held) {
+            (Some(running), _) => running.position(),
+            (None, Some(held)) => held.tokens.len(),
+            (None, None) => 0,
+        };
+        self.slots.iter().map(held).sum()
+    }
+
     /// Takes out what a free slot holds.
     pub(crate) fn take_held(&mut self, slot: Slot) -> Option<Prefix> {
         self.slots.get_mut(slot).and_then(|place| place.held.take())

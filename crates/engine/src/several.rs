@@ -69,6 +69,8 @@ impl Engine for Several {
             all.decoded_tokens = all.decoded_tokens.saturating_add(one.decoded_tokens);
             all.compute_micros = all.compute_micros.saturating_add(one.compute_micros);
             all.choose_micros = all.choose_micros.saturating_add(one.choose_micros);
+            all.kv_tokens_used = all.kv_tokens_used.saturating_add(one.kv_tokens_used);
+            all.kv_tokens = all.kv_tokens.saturating_add(one.kv_tokens);
             all.prefix_cache_bytes = all.prefix_cache_bytes.saturating_add(one.prefix_cache_bytes);
         }
         all

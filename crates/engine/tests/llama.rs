@@ -112,6 +112,22 @@ async fn the_model_answers_and_counts() {
     assert_eq!(engine.models()[0].digest, "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53");
 }
 
+/// Of the room for two sequences, what one request filled, for as long as its session lasts.
+#[tokio::test]
+async fn the_model_says_how_much_of_its_memory_is_held() {
+    let engine = engine();
+    let room = engine.status().slots * usize::try_from(engine.models()[0].context_window).unwrap();
+    assert_eq!((engine.status().kv_tokens, engine.status().kv_tokens_used), (room, 0));
+    let request = Request { session: 7, ..asking("What is the capital of France?") };
+    let said = answer(&engine, request).await;
+    let (_, usage) = said.end.unwrap();
+    let least = usize::try_from(usage.prompt_tokens).unwrap();
+    until("the tokens to be said", || engine.status().kv_tokens_used >= least).await;
+    assert!(engine.status().kv_tokens_used <= room);
+    engine.forget(7);
+    until("the session to be forgotten", || engine.status().kv_tokens_used < least).await;
+}
+
 #[tokio::test]
 async fn answers_computed_together_are_those_computed_alone() {
     let engine = engine();

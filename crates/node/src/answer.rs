@@ -135,7 +135,13 @@ impl Job {
             cancel,
             ticks: ticks(node.config.keep_alive),
             began: false,
-            progress: Progress::new(&node, &request, Style::for_v1(&request), party),
+            progress: Progress::new(
+                &node,
+                &request,
+                Style::for_v1(&request),
+                party,
+                running.live().account(),
+            ),
         };
         let turn = answer.wait_for_turn(before).await;
         let (ended, asked) = match turn {
@@ -243,6 +249,7 @@ impl Answer {
     async fn chunk(&mut self, text: &str, tokens: u32) -> Result<(), Stopped> {
         let frame = self.chunk_frame(text, tokens, false)?;
         self.began = true;
+        self.progress.account.sent(frame.len());
         self.ticks.reset();
         tokio::select! {
             biased;
@@ -285,6 +292,7 @@ impl Answer {
             fault => self.last_frames(reason, finish_reason, fault.map(|fault| fault.code)),
         };
         for frame in frames {
+            self.progress.account.sent(frame.len());
             if self.out.send(Outgoing::Frame(frame)).await.is_err() {
                 return;
             }

@@ -5,7 +5,7 @@ use std::{
     ffi::OsString,
     net::SocketAddr,
     num::{NonZeroU32, NonZeroU64, NonZeroUsize},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -201,6 +201,11 @@ pub struct Config {
     pub ping_interval: Duration,
     /// How long a request's header may take.
     pub header_timeout: Duration,
+    /// Zero waits for ever.
+    pub watchdog_engine: Duration,
+    pub admin_socket: Option<PathBuf>,
+    pub metrics_listen: Option<SocketAddr>,
+    pub usage_dir: Option<PathBuf>,
     pub rust_log: String,
     pub log_format: LogFormat,
 }
@@ -282,11 +287,17 @@ impl Args {
         self.command.take()
     }
 
+    /// Where a node that runs listens for its operator.
+    pub fn admin_socket(&self) -> Option<&Path> {
+        self.operation.admin_socket.as_deref()
+    }
+
     /// Says what the settings mean together. `key` is [`HOST_PRIVATE_KEY`], which is no flag; `credentials` is systemd's
     /// `CREDENTIALS_DIRECTORY`.
     ///
     /// # Errors
     /// [`ConfigError`]: a setting that means nothing, or two that contradict each other.
+    #[expect(clippy::too_many_lines, reason = "a line for each setting")]
     pub fn resolve(
         self,
         key: Option<Secret>,
@@ -348,6 +359,10 @@ impl Args {
             keep_alive: Duration::from_secs(20),
             ping_interval: Duration::from_secs(15),
             header_timeout: Duration::from_secs(10),
+            watchdog_engine: Duration::from_secs(self.operation.watchdog_engine_seconds),
+            admin_socket: self.operation.admin_socket,
+            metrics_listen: self.operation.metrics_listen,
+            usage_dir: self.operation.usage_dir,
             rust_log: self.operation.rust_log,
             log_format: self.operation.log_format,
         };

@@ -23,6 +23,7 @@ use crate::{
     answer::{Channel, CloseReason, Job, Outgoing, meaning},
     channel::{Link, LinkError},
     crypto::{self, ConnectionId, LiveSession, OpenRefused},
+    ledger::EndReason,
     limits::{Hit, Party, Share, milliseconds},
     metrics,
     node::Node,
@@ -311,6 +312,7 @@ impl Connection {
         let opened = crypto::open_message(&live, raw, self.peer);
         let (plaintext, sealer) = self.counted(opened)?;
         self.node.sessions.touch(&live, self.id, Instant::now());
+        live.account().received(bytes);
         let request =
             PromptRequest::read(plaintext.as_bytes()).map_err(|error| Told::from(&Error::from(error)))?;
         self.start(live, request, Channel::Sealed(sealer), echo, place);
@@ -331,6 +333,7 @@ impl Connection {
             tracing::warn!(peer = %self.peer, "this connection sends prompts in plaintext");
         }
         let place = self.place(&live, bytes)?;
+        live.account().received(bytes);
         let request = match request {
             PlainRequest::Prompt(words) => PromptRequest::bare(Words::from(words.as_ref())),
             PlainRequest::Object(json) => {
@@ -503,7 +506,14 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.gone.cancel();
         self.link.end(&self.node);
-        self.node.sessions.disconnect(self.id, Instant::now());
+        let reason = if self.node.draining.is_cancelled() {
+            EndReason::Drain
+        } else if self.failures >= MAX_FAILURES {
+            EndReason::Error
+        } else {
+            EndReason::Disconnect
+        };
+        self.node.sessions.disconnect_for(reason, self.id, Instant::now());
     }
 }
 

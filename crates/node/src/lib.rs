@@ -2,11 +2,13 @@
 //!
 //! Read it in the order of the data: [`server`] accepts sockets, [`connection`] runs one socket to its end,
 //! [`crypto`] holds keys and sessions, [`answer`] turns a request into sealed chunks, [`channel`]
-//! does all of that for version 2. The bytes on the wire
+//! does all of that for version 2; [`ledger`] keeps account of it, [`admin`] is the operator's way in. The bytes on the wire
 //! are `fabstir_protocol`'s business, tokens are `fabstir_engine`'s.
 
 pub mod access;
+pub mod admin;
 pub mod answer;
+pub mod aside;
 pub mod channel;
 pub mod command;
 pub mod config;
@@ -15,7 +17,9 @@ pub mod conversation;
 pub mod crypto;
 pub mod engine;
 pub mod http;
+pub mod ledger;
 pub mod limits;
+pub mod listener;
 pub mod logging;
 pub mod metrics;
 pub mod model;
@@ -23,5 +27,8 @@ pub mod node;
 mod patient;
 pub mod peer;
 mod pieces;
+mod process;
+pub mod reload;
 pub mod server;
+pub mod systemd;
 mod websocket;

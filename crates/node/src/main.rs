@@ -11,12 +11,19 @@ use std::{
 use anyhow::Context as _;
 use fabstir_custody::{Hardening, Secret, harden, take_from_environment};
 use fabstir_llm_node::{
-    command::{Command, ConfigCommand},
+    admin::{self, AdminSocket},
+    aside,
+    command::{AdminCommand, Command, ConfigCommand},
     config::{Args, Config, EnvFile, HOST_PRIVATE_KEY, KeySources},
-    crypto, engine, logging, metrics, model,
+    crypto, engine,
+    ledger::Ledger,
+    listener::Listener,
+    logging, metrics, model,
     node::Node,
-    server,
+    reload::reload,
+    server, systemd,
 };
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -47,6 +54,10 @@ async fn serve(key: Option<Secret>) -> anyhow::Result<()> {
     let env = |name: &str| set(name).or_else(|| env_file.get(name));
     let mut args = Args::read(std::env::args_os(), &env).unwrap_or_else(|error| error.exit());
     let command = args.take_command();
+    // What is asked of a node that runs needs none of the settings that it runs with.
+    if let Some(Command::Admin(command)) = command {
+        return administer(command, args.admin_socket()).await;
+    }
     let credentials = env("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let (config, sources) = args.resolve(key, credentials.as_deref())?;
     if let Some(command) = command {
@@ -60,14 +71,21 @@ async fn serve(key: Option<Secret>) -> anyhow::Result<()> {
     let keys = crypto::load_keys(&sources, &config)?;
     let sources = sources.without_text();
     crypto::announce(keys.as_ref().map(|keys| &keys.current));
-    let engine = engine::load(&config.engine, hub.as_deref()).await?;
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}: set LISTEN_ADDR to another address", config.listen))?;
-    let node = Node::new(config, keys, engine)?;
-    stop_on_signals(&node)?;
-    reload_on_signal(&node, sources)?;
-    tracing::info!(address = %listener.local_addr()?, "listening");
+    let inherited = Listener::inherited()?;
+    let ledger = match &config.usage_dir {
+        Some(dir) => Ledger::in_folder(dir).with_context(|| format!("USAGE_DIR: {}", dir.display()))?,
+        None => Ledger::default(),
+    };
+    let loading = engine::load(&config.engine, hub.as_deref());
+    let engine = systemd::at_work("loading the model", loading).await?;
+    let listener = Listener::open(config.listen, inherited).await?;
+    let node = Node::with_ledger(config, keys, engine, Arc::new(ledger))?;
+    register_reloads(&node, sources);
+    serve_aside(&node, &metrics).await?;
+    listen_to_signals(&node)?;
+    tokio::spawn(systemd::watch(Arc::clone(&node)));
+    announce(&node, &listener)?;
+    systemd::ready("serving");
     server::run(listener, node, metrics).await;
     Ok(())
 }
@@ -92,7 +110,59 @@ fn perform(command: Command, config: &Config, sources: &KeySources) -> anyhow::R
             writeln!(std::io::stdout(), "the settings are in order")?;
             Ok(())
         }
+        Command::Admin(_) => Ok(()),
     }
+}
+
+/// Says that the node serves, and with what.
+fn announce(node: &Node, listener: &Listener) -> anyhow::Result<()> {
+    let config = &node.config;
+    tracing::info!(
+        event = "config",
+        what = "start",
+        min_protocol = config.min_protocol,
+        encryption = node.identities.is_some(),
+        plaintext = node.serves_plaintext(),
+        max_sessions = config.store.sessions,
+        drain_seconds = config.drain.as_secs(),
+        admin_socket = config.admin_socket.is_some(),
+        usage_dir = config.usage_dir.is_some(),
+        "Settings"
+    );
+    let (address, inherited) = (listener.address()?, listener.is_inherited());
+    // The address first: scripts read it there.
+    tracing::info!(%address, event = "start", version = env!("CARGO_PKG_VERSION"), inherited, "listening");
+    Ok(())
+}
+
+/// Opens the operator's ways in, those that are set.
+async fn serve_aside(node: &Arc<Node>, metrics: &PrometheusHandle) -> anyhow::Result<()> {
+    if let Some(address) = node.config.metrics_listen {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address}: set METRICS_LISTEN to another address"))?;
+        if !address.ip().to_canonical().is_loopback() {
+            tracing::warn!(%address, "METRICS_LISTEN is open to other machines: whoever reaches it reads the metrics");
+        }
+        tracing::info!(address = %listener.local_addr()?, "serving metrics");
+        tokio::spawn(aside::serve_metrics(listener, Arc::clone(node), metrics.clone()));
+    }
+    if let Some(path) = &node.config.admin_socket {
+        let socket = AdminSocket::bind(path).await?;
+        tokio::spawn(admin::serve(socket, Arc::clone(node)));
+    }
+    Ok(())
+}
+
+/// Asks a node that runs, and says what it answers.
+async fn administer(command: AdminCommand, socket: Option<&Path>) -> anyhow::Result<()> {
+    let (request, shown) = command.request();
+    let answer = admin::ask(socket, request, shown).await?;
+    writeln!(std::io::stdout(), "{answer}")?;
+    if let Some(socket) = socket.filter(|_| command.waits()) {
+        admin::wait_until_gone(socket).await;
+    }
+    Ok(())
 }
 
 /// The threads that compute wait for each other by spinning, for milliseconds by default: where others want the cores too,
@@ -117,42 +187,51 @@ fn bound_spinning() {
 #[cfg(not(target_os = "linux"))]
 fn bound_spinning() {}
 
-/// The first SIGINT or SIGTERM drains, the second stops at once.
-fn stop_on_signals(node: &Arc<Node>) -> anyhow::Result<()> {
+/// The first SIGINT or SIGTERM drains, the second stops at once; SIGHUP reads again what can be.
+fn listen_to_signals(node: &Arc<Node>) -> anyhow::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut hangup = signal(SignalKind::hangup())?;
+    let reloading = Arc::clone(node);
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            reload(&reloading).await;
+        }
+    });
     let node = Arc::clone(node);
     tokio::spawn(async move {
-        for stop in [&node.draining, &node.stopping] {
+        loop {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
+            // A drain that somebody has asked for otherwise counts as the first.
+            let stop = if node.draining.is_cancelled() { &node.stopping } else { &node.draining };
             stop.cancel();
         }
     });
     Ok(())
 }
 
-/// SIGHUP follows the settings of the key once more.
-fn reload_on_signal(node: &Arc<Node>, sources: KeySources) -> anyhow::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    let (node, sources) = (Arc::clone(node), Arc::new(sources));
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            let (node, sources) = (Arc::clone(&node), Arc::clone(&sources));
-            // Files, commands and tokens take their time.
-            let done = tokio::task::spawn_blocking(move || crypto::reload_keys(&node, &sources)).await;
-            match done {
-                Ok(Ok(outcome)) => {
-                    tracing::info!(event = "reload", ?outcome, "the key's settings were followed once more")
-                }
-                Ok(Err(error)) => tracing::error!(event = "reload", %error, "the identity stays what it is"),
-                Err(_) => tracing::error!(
-                    event = "reload",
-                    "the reload ended before its time: the identity stays what it is"
-                ),
-            }
-        }
+/// What SIGHUP and `reload` read again.
+fn register_reloads(node: &Arc<Node>, sources: KeySources) {
+    let can_be_read_again = sources.current.is_some();
+    let keyed = Arc::downgrade(node);
+    let read_key = move || {
+        let node = keyed.upgrade().ok_or("the node is gone")?;
+        crypto::reload_keys(&node, &sources)
+            .map(|outcome| outcome.to_string())
+            .map_err(|error| error.to_string())
+    };
+    if can_be_read_again {
+        node.reloads.register("identity key", read_key);
+    }
+    if !node.access.has_files() {
+        return;
+    }
+    let listed = Arc::downgrade(node);
+    node.reloads.register("lists of clients", move || {
+        let node = listed.upgrade().ok_or("the node is gone")?;
+        tokio::runtime::Handle::current().block_on(node.reload_lists());
+        Ok("read".to_owned())
     });
-    Ok(())
 }

@@ -6,7 +6,7 @@ use fabstir_protocol::Code;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::{limits::Limit, node::Node};
+use crate::{limits::Limit, node::Node, process};
 
 const CONNECTIONS: &str = "fabstir_connections";
 const SESSIONS: &str = "fabstir_sessions_active";
@@ -37,12 +37,105 @@ const COMPLETION_TOKENS: &str = "fabstir_completion_tokens_total";
 const FIRST_TOKEN: &str = "fabstir_time_to_first_token_seconds";
 const DURATION: &str = "fabstir_answer_seconds";
 const CHALLENGES: &str = "fabstir_challenges_signed_total";
-const KEY_OPERATIONS: &str = "fabstir_key_operations_total";
 const SLOW: &str = "fabstir_slow_consumers_total";
 const LIMITS: &str = "fabstir_limits_hit_total";
 
-/// Buckets of the two histograms, in seconds.
+const SESSIONS_BY_STATE: &str = "fabstir_sessions";
+const KV_USED: &str = "fabstir_engine_kv_tokens_used";
+const KV: &str = "fabstir_engine_kv_tokens";
+const HEALTHY: &str = "fabstir_engine_healthy";
+const QUEUED: &str = "fabstir_queue_seconds";
+const TOKEN_GAP: &str = "fabstir_token_gap_seconds";
+const RECEIVED: &str = "fabstir_received_bytes_total";
+const SENT: &str = "fabstir_sent_bytes_total";
+const ROTATIONS: &str = "fabstir_key_rotations_total";
+const KEY_OPERATIONS: &str = "fabstir_key_operations_total";
+const DRAINING: &str = "fabstir_draining";
+const BUILD: &str = "fabstir_build_info";
+const UPTIME: &str = "fabstir_uptime_seconds";
+const TASKS: &str = "fabstir_tokio_tasks";
+const CPU: &str = "process_cpu_seconds_total";
+const RESIDENT: &str = "process_resident_memory_bytes";
+const OPEN_FDS: &str = "process_open_fds";
+const MAX_FDS: &str = "process_max_fds";
+const THREADS: &str = "process_threads";
+const START: &str = "process_start_time_seconds";
+
+/// What a metric is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// What is now.
+    Gauge,
+    /// What has been, added up.
+    Counter,
+    /// How often it took how long.
+    Histogram,
+}
+
+/// Every metric and what it says, in the order of the table in docs/operating.md.
+pub const ALL: &[(Kind, &str, &str)] = &[
+    (Kind::Gauge, CONNECTIONS, "Sockets that are open"),
+    (Kind::Gauge, SESSIONS, "(connection, session id) pairs with a live key"),
+    (Kind::Gauge, KEYS, "Session keys in memory, superseded ones of running answers included"),
+    (Kind::Gauge, KEY_BYTES, "Bytes that the session keys and their nonces take"),
+    (Kind::Counter, KEYS_EXPIRED, "Session keys wiped because they expired"),
+    (Kind::Gauge, REMEMBERED, "Session inits remembered against replay"),
+    (Kind::Gauge, WAITING, "Requests waiting for a slot of the engine"),
+    (Kind::Gauge, RUNNING, "Requests being answered: slots of the engine that are taken"),
+    (Kind::Gauge, SLOTS, "Sequences that the engine steps side by side"),
+    (Kind::Counter, RESTARTS, "Times that the engine had to be started again"),
+    (Kind::Counter, PREFILLED, "Prompt tokens computed"),
+    (Kind::Counter, REUSED, "Prompt tokens that an earlier request had computed"),
+    (Kind::Gauge, PREFIX_CACHE, "Bytes of computed prefixes that have no slot"),
+    (Kind::Counter, COMPUTE, "Microseconds that the model's steps took"),
+    (Kind::Counter, CHOOSE, "Microseconds that choosing tokens between the steps took"),
+    (Kind::Counter, DECODED, "Answer tokens computed"),
+    (Kind::Counter, INITS, "Session inits by result: ok or the code"),
+    (Kind::Counter, HANDSHAKES, "Handshakes of version 2 by result: ok or the code"),
+    (Kind::Counter, RESUMPTIONS, "Resumptions of version 2 by result: ok or the code"),
+    (Kind::Gauge, CHANNELS, "Sessions of version 2, those that wait for a resumption included"),
+    (Kind::Gauge, TICKETS, "Tickets that would resume a session"),
+    (Kind::Counter, MESSAGES, "Encrypted messages of both versions by result: ok or the code"),
+    (Kind::Counter, REFUSED, "Frames refused, by code"),
+    (Kind::Counter, ANSWERS, "Answers by finish reason"),
+    (Kind::Counter, PROMPT_TOKENS, "Prompt tokens of the answers"),
+    (Kind::Counter, COMPLETION_TOKENS, "Answer tokens of the answers"),
+    (Kind::Histogram, FIRST_TOKEN, "From the opened message to the first token, in seconds"),
+    (Kind::Histogram, DURATION, "From the opened message to the end of the answer, in seconds"),
+    (Kind::Counter, CHALLENGES, "Challenges signed, by form"),
+    (Kind::Counter, SLOW, "Connections closed because they did not read"),
+    (Kind::Counter, LIMITS, "Times that a limit was hit, by limit"),
+    (
+        Kind::Gauge,
+        SESSIONS_BY_STATE,
+        "Sessions by version and state: live, grace (1); attached, lost, ticket (2); ending",
+    ),
+    (Kind::Gauge, KV_USED, "Tokens that the model's memory holds, those of idle slots included"),
+    (Kind::Gauge, KV, "Tokens that the model's memory has room for"),
+    (Kind::Gauge, HEALTHY, "1 while the engine can answer, 0 while it starts again"),
+    (Kind::Histogram, QUEUED, "From the opened message to its slot in the engine, in seconds"),
+    (Kind::Histogram, TOKEN_GAP, "Between two pieces of an answer, in seconds"),
+    (Kind::Counter, RECEIVED, "Bytes of WebSocket messages that came in"),
+    (Kind::Counter, SENT, "Bytes of WebSocket messages that went out"),
+    (Kind::Counter, ROTATIONS, "Keys that took the place of another, by key: channel or identity"),
+    (Kind::Counter, KEY_OPERATIONS, "Uses of the identity key, by operation: sign or agree"),
+    (Kind::Gauge, DRAINING, "1 while the node drains"),
+    (Kind::Gauge, BUILD, "1, with the version of the program"),
+    (Kind::Gauge, UPTIME, "Seconds since the start"),
+    (Kind::Gauge, TASKS, "Tasks of the runtime that are alive"),
+    (Kind::Gauge, CPU, "Seconds of processor time that the process took"),
+    (Kind::Gauge, RESIDENT, "Bytes of memory that the process has"),
+    (Kind::Gauge, OPEN_FDS, "File descriptors that are open"),
+    (Kind::Gauge, MAX_FDS, "File descriptors that may be open"),
+    (Kind::Gauge, THREADS, "Threads of the process"),
+    (Kind::Gauge, START, "When the process started, in unix seconds"),
+];
+
+/// Buckets of the histograms, in seconds.
 const BUCKETS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0];
+
+/// Buckets of what is between two tokens.
+const GAP_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
 /// Starts counting. Once a process; later calls find the first one's work.
 ///
@@ -55,47 +148,26 @@ pub fn start() -> Result<PrometheusHandle, BuildError> {
     }
     let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), BUCKETS)?
+        .set_buckets_for_metric(Matcher::Full(TOKEN_GAP.into()), GAP_BUCKETS)?
         .build_recorder();
-    let handle = HANDLE.get_or_init(|| recorder.handle());
-    // Fails only where another thread was first, whose recorder then counts.
-    let _ = metrics::set_global_recorder(recorder);
-    describe();
+    // In one step: the page is that of the recorder that counts, whichever thread was first.
+    let handle = HANDLE.get_or_init(move || {
+        let handle = recorder.handle();
+        let _ = metrics::set_global_recorder(recorder);
+        describe();
+        handle
+    });
     Ok(handle.clone())
 }
 
 fn describe() {
-    describe_gauge!(CONNECTIONS, "Sockets that are open");
-    describe_gauge!(SESSIONS, "(connection, session id) pairs with a live key");
-    describe_gauge!(KEYS, "Session keys in memory, superseded ones of running answers included");
-    describe_gauge!(KEY_BYTES, "Bytes that the session keys and their nonces take");
-    describe_counter!(KEYS_EXPIRED, "Session keys wiped because they expired");
-    describe_gauge!(REMEMBERED, "Session inits remembered against replay");
-    describe_gauge!(WAITING, "Requests waiting for a slot of the engine");
-    describe_gauge!(RUNNING, "Requests being answered");
-    describe_gauge!(SLOTS, "Sequences that the engine steps side by side");
-    describe_counter!(RESTARTS, "Times that the engine had to be started again");
-    describe_counter!(PREFILLED, "Prompt tokens computed");
-    describe_counter!(REUSED, "Prompt tokens that an earlier request had computed");
-    describe_gauge!(PREFIX_CACHE, "Bytes of computed prefixes that have no slot");
-    describe_counter!(COMPUTE, "Microseconds that the model's steps took");
-    describe_counter!(CHOOSE, "Microseconds that choosing tokens between the steps took");
-    describe_counter!(DECODED, "Answer tokens computed");
-    describe_counter!(INITS, "Session inits by result: ok or the code");
-    describe_counter!(HANDSHAKES, "Handshakes of version 2 by result: ok or the code");
-    describe_counter!(RESUMPTIONS, "Resumptions of version 2 by result: ok or the code");
-    describe_gauge!(CHANNELS, "Sessions of version 2, those that wait for a resumption included");
-    describe_gauge!(TICKETS, "Tickets that would resume a session");
-    describe_counter!(MESSAGES, "Encrypted messages of both versions by result: ok or the code");
-    describe_counter!(REFUSED, "Frames refused, by code");
-    describe_counter!(ANSWERS, "Answers by finish reason");
-    describe_counter!(PROMPT_TOKENS, "Prompt tokens of the answers");
-    describe_counter!(COMPLETION_TOKENS, "Answer tokens of the answers");
-    describe_histogram!(FIRST_TOKEN, "From the opened message to the first token, in seconds");
-    describe_histogram!(DURATION, "From the opened message to the end of the answer, in seconds");
-    describe_counter!(CHALLENGES, "Challenges signed, by form");
-    describe_counter!(KEY_OPERATIONS, "Uses of the identity key: agree (version 1's inits) or sign");
-    describe_counter!(SLOW, "Connections closed because they did not read");
-    describe_counter!(LIMITS, "Times that a limit was hit, by limit");
+    for (kind, name, meaning) in ALL.iter().copied() {
+        match kind {
+            Kind::Gauge => describe_gauge!(name, meaning),
+            Kind::Counter => describe_counter!(name, meaning),
+            Kind::Histogram => describe_histogram!(name, meaning),
+        }
+    }
 }
 
 /// The page of `/metrics`: what was counted, and what is measured at this moment.
@@ -121,13 +193,63 @@ pub(crate) fn render(node: &Node, handle: &PrometheusHandle) -> String {
     counter!(COMPUTE).absolute(engine.compute_micros);
     counter!(CHOOSE).absolute(engine.choose_micros);
     counter!(DECODED).absolute(engine.decoded_tokens);
+    gauge!(KV_USED).set(as_f64(engine.kv_tokens_used));
+    gauge!(KV).set(as_f64(engine.kv_tokens));
+    gauge!(HEALTHY).set(flag(engine.healthy));
+    measure_sessions(node);
+    measure_process(node);
     handle.run_upkeep();
     handle.render()
 }
 
+/// The sessions by what state they are in.
+fn measure_sessions(node: &Node) {
+    let lines = node.ledger.sessions();
+    let count = |version: u8, state: &str| {
+        lines.iter().filter(|line| line.version == version && line.state == state).count()
+    };
+    for state in ["live", "ending"] {
+        gauge!(SESSIONS_BY_STATE, "version" => "1", "state" => state).set(as_f64(count(1, state)));
+    }
+    gauge!(SESSIONS_BY_STATE, "version" => "1", "state" => "grace").set(as_f64(node.sessions.in_grace()));
+    for state in ["attached", "lost", "ticket", "ending"] {
+        gauge!(SESSIONS_BY_STATE, "version" => "2", "state" => state).set(as_f64(count(2, state)));
+    }
+}
+
+fn measure_process(node: &Node) {
+    gauge!(DRAINING).set(flag(node.draining.is_cancelled()));
+    gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    gauge!(UPTIME).set(node.clock.uptime().as_secs_f64());
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        gauge!(TASKS).set(as_f64(runtime.metrics().num_alive_tasks()));
+    }
+    let taken = process::taken();
+    gauge!(CPU).set(taken.cpu_seconds);
+    let bytes = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let seen = [
+        (RESIDENT, taken.resident_bytes.map(bytes)),
+        (OPEN_FDS, taken.open_fds),
+        (MAX_FDS, taken.max_fds.map(bytes)),
+        (THREADS, taken.threads),
+        (START, Some(bytes(node.clock.unix_at_start()))),
+    ];
+    for (name, value) in seen {
+        if let Some(value) = value {
+            gauge!(name).set(as_f64(value));
+        }
+    }
+}
+
+fn flag(set: bool) -> f64 {
+    f64::from(u8::from(set))
+}
+
 fn as_f64(count: usize) -> f64 {
-    // Gauges are floats; counts here are far below 2^32.
-    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+    // Gauges are floats: two halves, each of which one holds exactly.
+    let count = u64::try_from(count).unwrap_or(u64::MAX);
+    let half = |half: u64| u32::try_from(half).map_or(0.0, f64::from);
+    half(count >> 32) * 4_294_967_296.0 + half(count & u64::from(u32::MAX))
 }
 
 fn result(code: Option<Code>) -> &'static str {
@@ -179,4 +301,27 @@ pub(crate) fn limit_hit(limit: Limit) {
 
 pub(crate) fn slow_consumer() {
     counter!(SLOW).increment(1);
+}
+
+/// From the opened message to its slot in the engine.
+pub(crate) fn queued(took: std::time::Duration) {
+    histogram!(QUEUED).record(took);
+}
+
+/// Between two pieces of an answer.
+pub(crate) fn token_gap(took: std::time::Duration) {
+    histogram!(TOKEN_GAP).record(took);
+}
+
+pub(crate) fn received(bytes: usize) {
+    counter!(RECEIVED).increment(u64::try_from(bytes).unwrap_or(0));
+}
+
+pub(crate) fn sent(bytes: usize) {
+    counter!(SENT).increment(u64::try_from(bytes).unwrap_or(0));
+}
+
+/// A key took another's place; `key` is `channel` or `identity`.
+pub(crate) fn rotated(key: &'static str) {
+    counter!(ROTATIONS, "key" => key).increment(1);
 }

@@ -26,7 +26,9 @@ use crate::{
     crypto::{
         ConnectionId, Identities, Identity, IdentitySettings, Keys, NodeKey, RotationError, SessionKeyStore,
     },
+    ledger::{EndReason, Ledger},
     limits::Limits,
+    reload::Reloads,
 };
 
 /// Seconds since 1970 that only go forward: the clock at start, and what has passed since. Timestamps are judged
@@ -82,6 +84,10 @@ pub struct Node {
     pub sessions: Arc<SessionKeyStore>,
     /// The sessions of version 2.
     pub channels: Sessions,
+    /// Who uses it, and how much.
+    pub ledger: Arc<Ledger>,
+    /// What can be read again.
+    pub reloads: Reloads,
     /// Since when.
     pub clock: Clock,
     /// Cancelled when no new work is taken any more.
@@ -114,6 +120,19 @@ impl Node {
         keys: Option<impl Into<Keys>>,
         engine: Arc<dyn Engine>,
     ) -> Result<Arc<Self>, RotationError> {
+        Self::with_ledger(config, keys, engine, Arc::default())
+    }
+
+    /// The same, with the usage of earlier processes.
+    ///
+    /// # Errors
+    /// As [`Node::new`].
+    pub fn with_ledger(
+        config: Config,
+        keys: Option<impl Into<Keys>>,
+        engine: Arc<dyn Engine>,
+        ledger: Arc<Ledger>,
+    ) -> Result<Arc<Self>, RotationError> {
         let clock = Clock::start();
         let now = Instant::now();
         let settings = IdentitySettings {
@@ -126,7 +145,11 @@ impl Node {
         Ok(Arc::new(Self {
             channels: Sessions::new(config.channels),
             identities: identities.transpose()?.map(Arc::new),
-            sessions: Arc::new(SessionKeyStore::new(config.store, clock, &mut rng())),
+            sessions: Arc::new(
+                SessionKeyStore::new(config.store, clock, &mut rng()).with_ledger(Arc::clone(&ledger)),
+            ),
+            ledger,
+            reloads: Reloads::default(),
             limits: Arc::new(Limits::new(&config)),
             access: Arc::new(Access::new(&config)),
             clock,
@@ -198,8 +221,11 @@ impl Node {
             return;
         }
         // Handshakes that are left behind must not fill the room for sessions, and who was shown out does not come back.
-        if session.is_untouched() || session.is_barred() {
-            return self.channels.end(session);
+        if session.is_barred() {
+            return self.channels.end(session, EndReason::Denied);
+        }
+        if session.is_untouched() {
+            return self.channels.end(session, EndReason::Disconnect);
         }
         let (node, session) = (Arc::clone(self), Arc::clone(session));
         tokio::spawn(async move {

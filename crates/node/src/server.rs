@@ -1,6 +1,7 @@
 //! Accepts sockets, hands each to HTTP or WebSocket, and ends in order.
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
@@ -9,53 +10,111 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, extract::Request, http::HeaderMap};
+use axum::{
+    Router,
+    extract::Request,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::Response,
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::timeout,
-};
-use tokio_util::task::TaskTracker;
+use tokio::{net::TcpStream, task::JoinHandle, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
 use crate::{
+    aside::pause,
     http,
+    ledger::WRITE_EVERY,
     limits::{Limit, Party, Share},
+    listener::Listener,
     metrics,
     node::Node,
     patient::{Patient, Relieved},
     peer::{Peer, TrustedProxies},
+    systemd,
 };
 
 /// How long sockets get to say goodbye once everything was cancelled.
 const GOODBYE: Duration = Duration::from_secs(5);
 
+/// How often what was measured is put into its buckets.
+const SUM_UP_EVERY: Duration = Duration::from_secs(5);
+
+/// How long answers get to let go of their accounts after that.
+const SETTLING: Duration = Duration::from_secs(1);
+
 /// How long a socket for which there is no room gets to hear so, and how many hear so at once.
 const REFUSAL: Duration = Duration::from_secs(1);
 const MOST_REFUSALS: usize = 64;
 
-/// Serves until `node.draining` is cancelled; then takes nothing new, lets running answers finish for the
-/// time that the settings give (or until `node.stopping`), closes what is left, and wipes every session.
-pub async fn run(listener: TcpListener, node: Arc<Node>, metrics: PrometheusHandle) {
+/// Serves until `node.draining` is cancelled; then takes no new work, lets running answers finish for the time that the
+/// settings give (or until `node.stopping`), closes what is left, and wipes every session.
+///
+/// Who comes meanwhile is told so: a socket of the node's own stays open. One that was passed on is left alone: who
+/// comes there waits for the next process.
+pub async fn run(listener: impl Into<Listener>, node: Arc<Node>, metrics: PrometheusHandle) {
+    let listener = listener.into();
     let tasks = TaskTracker::new();
-    let router = http::router(Arc::clone(&node), metrics, tasks.clone());
+    let router = http::router(Arc::clone(&node), metrics.clone(), tasks.clone());
     let sweeper = tasks.spawn(Arc::clone(&node).sweep());
+    let writer = tasks.spawn(write_usage(Arc::clone(&node)));
+    let keeper = tasks.spawn(sum_up(metrics, node.stopping.clone()));
     while let Some(accepted) = node.draining.run_until_cancelled(listener.accept()).await {
-        match accepted {
-            Ok((socket, peer)) => accept(socket, peer, &node, &router, &tasks),
-            Err(error) => {
-                // Out of descriptors, most likely: the sockets that end make room.
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+        take(accepted, &node, &router, &tasks).await;
+    }
+    let finished = finish(&node);
+    tokio::pin!(finished);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut finished => break,
+            accepted = listener.accept(), if !listener.is_inherited() => {
+                take(accepted, &node, &router, &tasks).await;
             }
         }
     }
     drop(listener);
-    drain(&node, &tasks, sweeper).await;
+    end(&node, &tasks, [sweeper, writer, keeper]).await;
+}
+
+async fn take(
+    accepted: io::Result<(TcpStream, SocketAddr)>,
+    node: &Arc<Node>,
+    router: &Router,
+    tasks: &TaskTracker,
+) {
+    match accepted {
+        Ok((socket, peer)) => accept(socket, peer, node, router, tasks),
+        Err(error) => pause(&error).await,
+    }
+}
+
+/// Writes the usage down every so often.
+async fn write_usage(node: Arc<Node>) {
+    let mut ticks = tokio::time::interval(WRITE_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while node.stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+        write_now(&node).await;
+    }
+}
+
+/// Puts what was measured into its buckets every so often: the recorder keeps it one by one until then, and would for
+/// ever where nobody reads the metrics.
+async fn sum_up(metrics: PrometheusHandle, stopping: CancellationToken) {
+    let mut ticks = tokio::time::interval(SUM_UP_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+        metrics.run_upkeep();
+    }
+}
+
+async fn write_now(node: &Arc<Node>) {
+    let ledger = Arc::clone(&node.ledger);
+    let _ = tokio::task::spawn_blocking(move || ledger.write()).await;
 }
 
 fn accept(socket: TcpStream, peer: SocketAddr, node: &Arc<Node>, router: &Router, tasks: &TaskTracker) {
@@ -68,6 +127,8 @@ fn accept(socket: TcpStream, peer: SocketAddr, node: &Arc<Node>, router: &Router
     let _ = socket.set_nodelay(true);
     let router = router.clone();
     let node = Arc::clone(node);
+    // Who comes while the node drains gets one answer: a connection that is shut down before it has asked gets none.
+    let late = node.draining.is_cancelled();
     tasks.spawn(async move {
         let stream = Patient::new(socket, node.config.send_timeout, open.relieved.clone());
         let open = Arc::new(open);
@@ -80,6 +141,7 @@ fn accept(socket: TcpStream, peer: SocketAddr, node: &Arc<Node>, router: &Router
             request.extensions_mut().insert(Arc::clone(&open));
             request.map(axum::body::Body::new)
         });
+        let service = service.map_response(move |response| if late { last(response) } else { response });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(node.config.header_timeout)
@@ -88,7 +150,7 @@ fn accept(socket: TcpStream, peer: SocketAddr, node: &Arc<Node>, router: &Router
         tokio::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
-            () = node.draining.cancelled() => {
+            () = node.draining.cancelled(), if !late => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -97,6 +159,14 @@ fn accept(socket: TcpStream, peer: SocketAddr, node: &Arc<Node>, router: &Router
             tracing::debug!(%peer, %error, "connection ended");
         }
     });
+}
+
+/// The only answer on its connection, unless that becomes a WebSocket.
+fn last(mut response: Response) -> Response {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Says that the node is full, in the words of every other refusal. A socket that was never read from would take its
@@ -166,28 +236,48 @@ impl Drop for OpenConnection {
     }
 }
 
-async fn drain(node: &Arc<Node>, tasks: &TaskTracker, sweeper: tokio::task::JoinHandle<()>) {
+/// Waits until every answer has ended, as long as the settings say.
+async fn finish(node: &Arc<Node>) {
     tracing::info!(
+        event = "drain",
         seconds = node.config.drain.as_secs(),
         connections = node.connections.load(Ordering::Relaxed),
         "draining: running answers may finish, nothing new is taken"
     );
+    systemd::stopping();
     let idle = async {
         while node.connections.load(Ordering::Relaxed) > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    let finished = timeout(node.config.drain, node.stopping.run_until_cancelled(idle)).await;
-    if !matches!(finished, Ok(Some(()))) {
+    let finished = timeout(node.config.drain, node.stopping.run_until_cancelled(idle));
+    if !matches!(systemd::at_work("draining", finished).await, Ok(Some(()))) {
         tracing::warn!("not every answer finished in time: the rest is cancelled");
     }
+}
+
+async fn end(node: &Arc<Node>, tasks: &TaskTracker, forever: [JoinHandle<()>; 3]) {
     node.stopping.cancel();
     tasks.close();
     if timeout(GOODBYE, tasks.wait()).await.is_err() {
         tracing::warn!("some sockets did not close in time");
     }
-    sweeper.abort();
+    forever.iter().for_each(JoinHandle::abort);
     node.sessions.wipe();
     node.channels.wipe();
-    tracing::info!("stopped: every session key is wiped");
+    // What answers cost is known when they have let go of their accounts.
+    let settled = async {
+        while !node.ledger.is_settled() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    if timeout(SETTLING, settled).await.is_err() {
+        tracing::warn!("some answers did not end in time: the usage is written without them");
+    }
+    write_now(node).await;
+    tracing::info!(
+        event = "stop",
+        uptime_seconds = node.clock.uptime().as_secs(),
+        "stopped: every session key is wiped"
+    );
 }

@@ -197,7 +197,7 @@ async fn a_rotation_by_command_and_signal_loses_no_session_and_lasts_over_a_rest
     let first = shown(node.get("/v1/node").await);
     assert_eq!(first["node"]["address"], next.address().to_string());
     node.signal("HUP");
-    node.said.wait_for("outcome=Same");
+    node.said.wait_for("it is the one that the node has");
     node.stop();
     let again = NodeProcess::run(place.command(&env), &place.secret);
     both(&again, &mut again.connect().await).await;

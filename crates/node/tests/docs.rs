@@ -1,12 +1,20 @@
-//! Pages against the code: the one about operating names every setting as `--help` does (UPDATE_DOCS=1 writes it anew), and
+//! Pages against the code: the one about operating names every setting as `--help` does and every metric as it is described (UPDATE_DOCS=1 writes
+//! it anew), and
 //! the one about security names tests that exist.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test is meant to panic")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test is meant to panic")]
+
+mod support;
+
+use std::{collections::BTreeSet, sync::Mutex};
 
 use clap::CommandFactory as _;
-use fabstir_llm_node::config::Args;
+use fabstir_llm_node::{config::Args, metrics};
+use support::{TestNode, echo};
 
 const BEGIN: &str = "| flag | environment | default | |\n|---|---|---|---|\n";
+
+const METRICS: &str = "| metric | |\n|---|---|\n";
 
 fn table() -> String {
     let mut command = Args::command();
@@ -26,19 +34,72 @@ fn table() -> String {
     rows
 }
 
-#[test]
-fn every_setting_is_on_the_page_as_help_has_it() {
+/// Compares the table of docs/operating.md that begins as `expected` does, up to the next empty line, or writes it anew.
+fn hold(begin: &str, expected: &str) {
+    // Two tests write to one page.
+    static PAGE: Mutex<()> = Mutex::new(());
+    let _alone = PAGE.lock();
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operating.md");
     let page = std::fs::read_to_string(path).unwrap();
-    let start = page.find(BEGIN).unwrap();
+    let start = page.find(begin).unwrap();
     let length = page[start..].find("\n\n").unwrap() + 1;
     let written = &page[start..start + length];
-    let expected = table();
     if written != expected && std::env::var_os("UPDATE_DOCS").is_some() {
         let page = format!("{}{expected}{}", &page[..start], &page[start + length..]);
         return std::fs::write(path, page).unwrap();
     }
     assert_eq!(written, expected, "run with UPDATE_DOCS=1");
+}
+
+#[test]
+fn every_setting_is_on_the_page_as_help_has_it() {
+    hold(BEGIN, &table());
+}
+
+#[test]
+fn every_metric_is_on_the_page_as_it_is_described() {
+    let mut rows = String::from(METRICS);
+    for (_, name, meaning) in metrics::ALL {
+        rows.push_str(&format!("| `{name}` | {meaning} |\n"));
+    }
+    hold(METRICS, &rows);
+}
+
+/// What the page of `/metrics` has, whatever was counted so far, is in the table.
+#[tokio::test]
+async fn every_metric_that_is_served_is_in_the_table() {
+    let node = TestNode::start(echo()).await;
+    let mut peer = node.connect().await;
+    let mut session = peer.open("1").await.session;
+    peer.ask(&mut session, "one two three").await;
+    let (status, page) = node.http("GET", "/metrics", &[], "").await;
+    assert_eq!(status, 200);
+    let served: BTreeSet<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let listed: BTreeSet<&str> = metrics::ALL.iter().map(|(_, name, _)| *name).collect();
+    let unknown: Vec<_> = served.difference(&listed).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+    // What is measured at every look is there from the start, and what an answer counts is there by now.
+    for name in [
+        "fabstir_sessions",
+        "fabstir_build_info",
+        "fabstir_draining",
+        "process_resident_memory_bytes",
+        "process_open_fds",
+        "fabstir_tokio_tasks",
+        "fabstir_queue_seconds",
+        "fabstir_token_gap_seconds",
+        "fabstir_received_bytes_total",
+        "fabstir_sent_bytes_total",
+        "fabstir_key_operations_total",
+    ] {
+        assert!(served.contains(name), "{name} is not in:\n{page}");
+    }
+    let told = ["127.0.0.1", "0x"];
+    let labels = page.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('{'));
+    for (_, label) in labels {
+        assert!(!told.iter().any(|told| label.contains(told)), "{label}");
+    }
 }
 
 /// Every source below `folder`.

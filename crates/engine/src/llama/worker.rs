@@ -62,6 +62,8 @@ pub(super) fn live(
         shared.loaded.store(true, Ordering::Relaxed);
         let ended = serve(supervised, life, &model, ready.take(), &mut first);
         shared.loaded.store(false, Ordering::Relaxed);
+        shared.kv_tokens.store(0, Ordering::Relaxed);
+        shared.kv_tokens_used.store(0, Ordering::Relaxed);
         if let Some(ended) = ended {
             return ended;
         }
@@ -102,6 +104,8 @@ fn serve(
     let mut cache = PrefixCache::new(config.prefix_cache_bytes);
     let sequences = model.sequences(config);
     shared.slots.store(count(sequences), Ordering::Relaxed);
+    let room = count(sequences).saturating_mul(count(model.context_window()));
+    shared.kv_tokens.store(room, Ordering::Relaxed);
     loop {
         let mut context = match model.context(config, sequences) {
             Ok(context) => context,
@@ -182,6 +186,8 @@ impl Worker<'_> {
     /// Works until it is told to stop.
     fn run(&mut self, context: &mut Context<'_>, inbox: &Inbox) -> Result<Rest, StepFailed> {
         loop {
+            // Before the thread may sleep, so that what is held is said while nothing runs.
+            self.shared.kv_tokens_used.store(self.scheduler.held_tokens(), Ordering::Relaxed);
             if let Some(rest) = self.take_commands(inbox) {
                 return Ok(rest);
             }

@@ -1,6 +1,6 @@
 //! How far an answer is: its pieces as they are told, its words as they are remembered, its tokens as they are counted.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use fabstir_engine::{Embedding, Failure, FinishReason, ModelInfo, Output, Text};
 use fabstir_protocol::{
@@ -13,11 +13,15 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::{
+    ledger::Account,
     limits::{Meter, Party},
     metrics,
     node::Node,
     pieces,
 };
+
+/// How an answer ended whose client went away.
+const DISCONNECTED: &str = "disconnected";
 
 /// What the pieces of an answer may be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -59,15 +63,25 @@ pub(crate) struct Progress {
     pub(crate) dropped: usize,
     style: Style,
     asked_at: Instant,
-    spoke: bool,
+    /// When the last token came.
+    last_token: Option<Instant>,
     /// Calls told so far.
     calls: usize,
     words: Vec<Words>,
     meter: Meter,
+    /// Who pays, so to say.
+    pub(crate) account: Arc<Account>,
+    closed: bool,
 }
 
 impl Progress {
-    pub(crate) fn new(node: &Node, request: &PromptRequest, style: Style, party: Party) -> Self {
+    pub(crate) fn new(
+        node: &Node,
+        request: &PromptRequest,
+        style: Style,
+        party: Party,
+        account: &Arc<Account>,
+    ) -> Self {
         let model = model_of(node, request.model.as_deref());
         let usage = Usage {
             context_window_size: model.map_or(0, |model| model.context_window),
@@ -79,10 +93,12 @@ impl Progress {
             dropped: 0,
             style,
             asked_at: Instant::now(),
-            spoke: false,
+            last_token: None,
             calls: 0,
             words: Vec::new(),
             meter: Meter::new(&node.limits, party),
+            account: Arc::clone(account),
+            closed: false,
         }
     }
 
@@ -91,8 +107,10 @@ impl Progress {
         let step = self.step(output);
         if let Step::Words(_, tokens) | Step::Object(_, tokens) | Step::Silent(tokens) = &step {
             self.usage.completion_tokens = self.usage.completion_tokens.saturating_add(*tokens);
-            if !std::mem::replace(&mut self.spoke, true) {
-                metrics::first_token(self.asked_at.elapsed());
+            let now = Instant::now();
+            match self.last_token.replace(now) {
+                None => metrics::first_token(now.saturating_duration_since(self.asked_at)),
+                Some(before) => metrics::token_gap(now.saturating_duration_since(before)),
             }
         }
         self.charge();
@@ -106,6 +124,7 @@ impl Progress {
     fn step(&mut self, output: Output) -> Step {
         match output {
             Output::Started { prompt_tokens, cached_tokens, dropped_messages, estimated } => {
+                metrics::queued(self.asked_at.elapsed());
                 self.usage.estimated = estimated;
                 self.usage.prompt_tokens = prompt_tokens;
                 self.usage.prompt_tokens_details.cached_tokens = cached_tokens;
@@ -176,11 +195,22 @@ impl Progress {
     pub(crate) fn close(&mut self, finish_reason: &'static str) {
         let Usage { prompt_tokens, completion_tokens, .. } = self.usage;
         self.usage.total_tokens = prompt_tokens.saturating_add(completion_tokens);
+        self.closed = true;
         metrics::answer(finish_reason, prompt_tokens, completion_tokens, self.took());
+        self.account.answered(&self.usage, matches!(finish_reason, "cancelled" | DISCONNECTED));
     }
 
     fn took(&self) -> Duration {
         self.asked_at.elapsed()
+    }
+}
+
+impl Drop for Progress {
+    /// An answer that is dropped with its connection has cost what it has cost.
+    fn drop(&mut self) {
+        if !self.closed {
+            self.close(DISCONNECTED);
+        }
     }
 }
 

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     answer::Outgoing,
+    ledger::EndReason,
     limits::{Hit, Party, Share},
     metrics,
     node::{self, Node},
@@ -145,6 +146,7 @@ impl Link {
                 self.open(node, greeted?, identity, out, gone).await?
             }
             (Stage::Open { session, mut opener, epoch }, Kind::Record) => {
+                session.account.received(frame.len());
                 let led = opener.open(frame).and_then(|record| session.receive(epoch, record));
                 match led {
                     Ok((led, unfinished)) => {
@@ -309,9 +311,10 @@ impl Link {
         if !node.channels.open(&session) {
             return Err(Code::NodeBusy.into());
         }
+        node.ledger.open(&session.account);
         // The lists may have changed since they were asked.
         if !session.is_admitted(&node.access) {
-            node.channels.end(&session);
+            node.channels.end(&session, EndReason::Denied);
             return Err(Code::ClientNotAllowed.into());
         }
         Ok(session)
@@ -365,7 +368,7 @@ impl Link {
             return Err(Code::ResumptionRefused.into());
         };
         if !session.is_admitted(&node.access) {
-            node.channels.end(&session);
+            node.channels.end(&session, EndReason::Denied);
             return Err(Code::ClientNotAllowed.into());
         }
         let resume = opened.resume.clone().ok_or(HandshakeError)?;
@@ -437,7 +440,7 @@ fn act(node: &Arc<Node>, session: &Arc<Session>, epoch: u64, led: FromClient) ->
         FromClient::Cancel(request) => session.cancel(request),
         FromClient::Ack(received) => session.acknowledge(&received),
         FromClient::Goodbye => {
-            node.channels.end(session);
+            node.channels.end(session, EndReason::Goodbye);
             return Err(LinkError::Told);
         }
         FromClient::Nothing => {}

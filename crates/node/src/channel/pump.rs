@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::session::{Next, Outbound, Session};
 use crate::{
     answer::{CloseReason, Outgoing},
+    ledger::EndReason,
     node::Node,
 };
 
@@ -37,12 +38,16 @@ pub(super) async fn run(
                     gone.cancel();
                     break;
                 };
+                session.account.sent(frame.len());
                 if out.send(Outgoing::Record(frame)).await.is_err() {
                     break;
                 }
                 if flags.last && request == 0 {
-                    if kind == RecordType::Goodbye || session.is_barred() {
-                        node.channels.end(&session);
+                    if session.is_barred() {
+                        node.channels.end(&session, EndReason::Denied);
+                    } else if kind == RecordType::Goodbye {
+                        // Whoever said goodbye has said why.
+                        node.channels.end(&session, EndReason::Goodbye);
                     }
                     let _ = out.send(Outgoing::Close(CloseReason::Goodbye)).await;
                     break;

@@ -63,7 +63,7 @@ pub(super) async fn run(
             return;
         }
     };
-    let mut progress = Progress::new(&node, &prompt, Style::Either, session.party);
+    let mut progress = Progress::new(&node, &prompt, Style::Either, session.party, &session.account);
     let ended = {
         let work = answer(&node, &session, request, &mut progress, bare, prompt, &cancel);
         let watch = async {

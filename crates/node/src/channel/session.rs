@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -26,6 +26,7 @@ use crate::{
     answer::Asker,
     conversation::Conversation,
     crypto::lock,
+    ledger::{self, Account, EndReason, Standing},
     limits::{Hit, Party, milliseconds},
 };
 
@@ -54,6 +55,15 @@ impl Client {
         match self {
             Self::Wallet(address) => Some(address),
             Self::Anonymous => None,
+        }
+    }
+}
+
+impl From<Client> for ledger::Client {
+    fn from(client: Client) -> Self {
+        match client {
+            Client::Wallet(address) => Self::Wallet(address),
+            Client::Anonymous => Self::Anonymous,
         }
     }
 }
@@ -160,6 +170,7 @@ pub(crate) struct Session {
     pub(super) party: Party,
     /// Cancelled once its client may no longer have it.
     barred: CancellationToken,
+    pub(super) account: Arc<Account>,
     /// The engine's numbers: for fair queueing, and of whom may share what is computed.
     client_number: u64,
     scope: Option<u64>,
@@ -190,6 +201,7 @@ impl Session {
             opened: now,
             party,
             barred: CancellationToken::new(),
+            account: Arc::new(Account::new(2, name.to_string(), client.into())),
             client_number,
             scope,
             conversation: Conversation::default(),
@@ -240,6 +252,7 @@ impl Session {
             before.cancel();
         }
         let epoch = inner.epoch;
+        self.account.stand(Standing::Attached);
         drop(inner);
         self.wake.notify_waiters();
         // What waited for room without a connection has other bounds now.
@@ -254,6 +267,7 @@ impl Session {
             return false;
         }
         inner.attached = None;
+        self.account.stand(Standing::Lost);
         inner.last_active = Instant::now();
         inner.requests.drop_unfinished();
         true
@@ -394,7 +408,12 @@ impl Session {
     }
 
     pub(super) fn drop_text(&self) {
-        lock(&self.inner).answers.values_mut().for_each(Answer::drop_text);
+        let mut inner = lock(&self.inner);
+        inner.answers.values_mut().for_each(Answer::drop_text);
+        if inner.attached.is_none() {
+            self.account.stand(Standing::TicketOnly);
+        }
+        drop(inner);
         self.room.notify_waiters();
     }
 
@@ -419,7 +438,8 @@ impl Session {
     }
 
     /// Ends the session: the client is told, and the connection closed behind that.
-    pub(crate) fn say_goodbye(&self, reason: &str) {
+    pub(crate) fn say_goodbye(&self, reason: &str, why: EndReason) {
+        self.account.end(why);
         self.say(RecordType::Goodbye, Flags::LAST, &Goodbye { reason: reason.to_owned() });
     }
 
@@ -494,7 +514,8 @@ impl Session {
     }
 
     /// Ends everything that the session has.
-    pub(super) fn end(&self) {
+    pub(super) fn end(&self, reason: EndReason) {
+        self.account.end(reason);
         self.ended.cancel();
         let mut inner = lock(&self.inner);
         inner.answers.clear();

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep};
 
 use super::session::Session;
-use crate::{access::Access, crypto::lock};
+use crate::{access::Access, crypto::lock, ledger::EndReason};
 
 /// The bounds of channels.
 #[derive(Clone, Copy, Debug)]
@@ -138,12 +138,12 @@ impl Sessions {
     }
 
     /// Ends a session: its keys, its ticket and its words are gone.
-    pub(crate) fn end(&self, session: &Session) {
+    pub(crate) fn end(&self, session: &Session, reason: EndReason) {
         let mut inner = lock(&self.inner);
         inner.burn(session.name);
         inner.by_name.remove(&session.name);
         drop(inner);
-        session.end();
+        session.end(reason);
     }
 
     fn has_ticket(&self, session: &Session) -> bool {
@@ -168,7 +168,7 @@ impl Sessions {
             }
             act(&session);
         }
-        self.end(&session);
+        self.end(&session, EndReason::Disconnect);
     }
 
     /// Says goodbye to sessions that were idle for too long, or are too old.
@@ -183,7 +183,7 @@ impl Sessions {
             .map(Arc::clone)
             .collect();
         for session in over {
-            session.say_goodbye("the session has expired");
+            session.say_goodbye("the session has expired", EndReason::Expired);
         }
     }
 
@@ -203,9 +203,9 @@ impl Sessions {
             out
         };
         for session in out {
-            tracing::info!(event = "channel_end", session_id = %session.name, "channel ended: its client is no longer allowed");
+            tracing::info!(session_id = %session.name, "channel ended: its client is no longer allowed");
             if !session.bar() {
-                self.end(&session);
+                self.end(&session, EndReason::Denied);
             }
         }
     }
@@ -214,7 +214,7 @@ impl Sessions {
     pub fn wipe(&self) {
         let sessions: Vec<_> = std::mem::take(&mut *lock(&self.inner)).by_name.into_values().collect();
         for session in sessions {
-            session.end();
+            session.end(EndReason::Drain);
         }
     }
 

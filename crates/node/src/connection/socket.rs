@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::{
     self, Message,
     protocol::{CloseFrame, frame::coding::CloseCode},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Connection,
@@ -24,6 +24,8 @@ use super::{
 };
 use crate::{
     answer::{CloseReason, Outgoing},
+    channel::Session,
+    ledger::EndReason,
     metrics,
     node::Node,
     websocket::{self, Socket},
@@ -31,6 +33,8 @@ use crate::{
 
 /// Silent pings before a peer counts as gone.
 const SILENT_PINGS: u32 = 3;
+/// How long somebody who comes while the node drains has to say what for, so as to hear that it drains.
+const LATE: Duration = Duration::from_secs(5);
 /// How long a peer that did not read is waited for once more.
 const LAST_TRY: Duration = Duration::from_secs(1);
 
@@ -113,22 +117,15 @@ async fn read(node: &Node, connection: &mut Connection, stream: &mut Reader) -> 
     let gone = connection.gone.clone();
     let mut patience = Patience::new(Instant::now());
     let mut lists = node.access.changes();
+    // Who comes now is told that the node drains in answer to what they ask, and not before.
+    let mut waits = node.draining.is_cancelled();
     loop {
-        let idle_drain = node.draining.is_cancelled();
-        if idle_drain && !connection.is_busy() {
+        if node.draining.is_cancelled() && !waits && !connection.is_busy() {
             say_goodbye(connection).await;
             return End::Closed(CloseReason::GoingAway);
         }
         let answers = connection.answers.clone();
-        let channel = connection.link.session();
-        let drained = async {
-            node.draining.cancelled().await;
-            answers.close();
-            answers.wait().await;
-            if let Some(session) = &channel {
-                session.finished().await;
-            }
-        };
+        let drained = drained(node, answers.clone(), connection.link.session(), waits);
         let overdue = patience.due(node, connection.has_session(), Instant::now());
         let next = tokio::select! {
             biased;
@@ -146,20 +143,25 @@ async fn read(node: &Node, connection: &mut Connection, stream: &mut Reader) -> 
                 }
                 continue;
             }
-            next = timeout(silence, stream.next()) => next,
+            next = timeout(if waits { LATE } else { silence }, stream.next()) => next,
             why = run_out(overdue) => return End::Closed(why),
             () = drained => continue,
         };
         match next {
+            Err(_) if waits => return End::Closed(CloseReason::GoingAway),
             Err(_) => return End::Closed(CloseReason::Silent),
             Ok(None) => return End::Left,
             Ok(Some(Err(error))) => return End::Socket(error),
             Ok(Some(Ok(Message::Text(text)))) => {
                 patience.hears();
+                waits = false;
+                metrics::received(text.len());
                 connection.receive(text.as_str()).await;
             }
             Ok(Some(Ok(Message::Binary(frame)))) => {
                 patience.hears();
+                waits = false;
+                metrics::received(frame.len());
                 connection.receive_binary(&frame).await;
             }
             Ok(Some(Ok(Message::Close(_)))) => return End::Left,
@@ -168,11 +170,24 @@ async fn read(node: &Node, connection: &mut Connection, stream: &mut Reader) -> 
     }
 }
 
+/// Returns when the node drains and everything that was asked for here is answered; not for who came during the drain.
+async fn drained(node: &Node, answers: TaskTracker, channel: Option<Arc<Session>>, came_late: bool) {
+    if came_late {
+        return std::future::pending().await;
+    }
+    node.draining.cancelled().await;
+    answers.close();
+    answers.wait().await;
+    if let Some(session) = &channel {
+        session.finished().await;
+    }
+}
+
 /// Tells a client of version 2 in a sealed record that its session ends: nobody else can say that in the node's name.
 async fn say_goodbye(connection: &Connection) {
     if let Some(session) = connection.link.session() {
         let _ = timeout(LAST_TRY, session.finished()).await;
-        session.say_goodbye("the node is going away");
+        session.say_goodbye("the node is going away", EndReason::Drain);
         let _ = timeout(LAST_TRY, session.finished()).await;
     }
 }
@@ -207,6 +222,7 @@ async fn write(
             _ = pings.tick() => Message::Ping(Vec::new().into()),
         };
         let closing = matches!(message, Message::Close(_));
+        metrics::sent(message.len());
         match timeout(node.config.send_timeout, sink.send(message)).await {
             Ok(Ok(())) if !closing => {}
             Ok(_) => break Written::All,

@@ -15,6 +15,7 @@ use rand_core::CryptoRng;
 use tokio::time::Instant;
 
 use super::{NodeKey, session_key_store::lock};
+use crate::metrics;
 
 /// How long a channel key is advertised, and how long it opens handshakes after the next one took its place.
 #[derive(Clone, Copy, Debug)]
@@ -155,7 +156,8 @@ impl ChannelKeys {
         let before = std::mem::replace(&mut keys.current, next);
         keys.previous = Some((before, until));
         drop(keys);
-        tracing::info!(event = "channel_key", "channel key rotated: open sessions go on");
+        tracing::info!(event = "key_rotation", key = "channel", "channel key rotated: open sessions go on");
+        metrics::rotated("channel");
         Ok(())
     }
 }

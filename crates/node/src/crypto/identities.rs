@@ -14,6 +14,7 @@ use rand_core::CryptoRng;
 use tokio::time::Instant;
 
 use super::{ChannelKey, ChannelKeyTimes, ChannelKeys, NodeKey, session_key_store::lock};
+use crate::metrics;
 
 /// An identity and the channel keys that it certifies: a channel key belongs to one identity.
 #[derive(Debug)]
@@ -182,8 +183,10 @@ impl Identities {
         live.previous = Some((before, until));
         live.rotation = Some(signed);
         drop(live);
+        metrics::rotated("identity");
         tracing::warn!(
             event = "key_rotation",
+            key = "identity",
             from = %from.key.address(),
             to = %to,
             overlap_seconds = self.settings.overlap.as_secs(),
@@ -200,7 +203,7 @@ impl Identities {
         let over = lock(&self.live).previous.take_if(|(_, until)| now >= *until);
         if let Some((identity, _)) = over {
             let address = identity.key.address();
-            tracing::info!(event = "key_rotation", %address, "the overlap is over: the identity before is forgotten");
+            tracing::info!(event = "key_rotation", key = "identity", %address, "the overlap is over: the identity before is forgotten");
         }
         for identity in self.live(now) {
             identity.channel_keys.rotate_if_due(&identity.key, unix, now, rng)?;

@@ -14,7 +14,7 @@ use fabstir_protocol::{
 use tokio_util::sync::CancellationToken;
 
 use super::session_key_store::lock;
-use crate::conversation::Conversation;
+use crate::{conversation::Conversation, ledger::Account};
 
 /// A session on a connection: its key, unless it is a plaintext one, and its conversation.
 pub struct LiveSession {
@@ -24,6 +24,7 @@ pub struct LiveSession {
     pub(super) conversation: Arc<Conversation>,
     pub(super) number: u64,
     pub(super) ended: CancellationToken,
+    pub(super) account: Arc<Account>,
 }
 
 /// What seals the answer to a message that was opened.
@@ -53,6 +54,11 @@ impl LiveSession {
     /// What was said in it.
     pub fn conversation(&self) -> &Conversation {
         &self.conversation
+    }
+
+    /// What it takes.
+    pub fn account(&self) -> &Arc<Account> {
+        &self.account
     }
 
     /// Cancelled when the session ends before its connection does.

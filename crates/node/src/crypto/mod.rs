@@ -37,9 +37,10 @@ pub use session_key_store::{
 pub fn announce(key: Option<&NodeKey>) {
     match key {
         Some(key) => {
-            tracing::info!(address = %key.address(), public_key = %key.public(), "Private key loaded successfully");
+            tracing::info!(address = %key.address(), public_key = %key.public(), event = "key_load", "Private key loaded successfully");
         }
         None => tracing::warn!(
+            event = "key_load",
             "HOST_PRIVATE_KEY not found: sessions are NOT encrypted, everybody on the way can read them. \
              Encrypted frames are refused. Set HOST_PRIVATE_KEY to serve encrypted sessions"
         ),
@@ -87,6 +88,7 @@ pub fn load_keys(sources: &KeySources, config: &Config) -> Result<Option<Keys>, 
     if previous.as_ref().is_some_and(|previous| previous.address() == current.address()) {
         tracing::warn!(
             event = "key_rotation",
+            key = "identity",
             "the key before is the current one: a rotation was begun and not finished"
         );
         (previous, rotation) = (None, None);
@@ -129,6 +131,16 @@ pub enum Reloaded {
     Same,
     /// The node has another identity.
     Rotated,
+}
+
+impl std::fmt::Display for Reloaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Fixed => "it came as a text, or there is none: it stays until the node starts again",
+            Self::Same => "it is the one that the node has",
+            Self::Rotated => "it is another one: the identity key was rotated",
+        })
+    }
 }
 
 /// Why the identity stays what it is.

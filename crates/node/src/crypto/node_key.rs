@@ -98,7 +98,7 @@ impl NodeKey {
 
     fn used(&self, operation: &'static str) {
         metrics::key_operation(operation);
-        tracing::debug!(event = "key_use", address = %self.address, operation, "identity key used");
+        tracing::debug!(event = "key_use", address = %self.address, operation, "The identity key was used");
     }
 
     /// Proves to whom `challenge` is fresh that this node holds its key (docs/api.md).

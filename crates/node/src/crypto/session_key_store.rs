@@ -21,7 +21,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::LiveSession;
-use crate::{conversation::Conversation, node::Clock};
+use crate::{
+    conversation::Conversation,
+    ledger::{Account, Client, EndReason, Ledger},
+    node::Clock,
+};
 
 /// One socket, for as long as the process runs.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -155,6 +159,7 @@ pub struct SessionKeyStore {
     inner: Mutex<Inner>,
     limits: StoreLimits,
     clock: Clock,
+    ledger: Arc<Ledger>,
 }
 
 impl SessionKeyStore {
@@ -170,7 +175,13 @@ impl SessionKeyStore {
             next_number: 0,
             expired: 0,
         };
-        Self { inner: Mutex::new(inner), limits, clock }
+        Self { inner: Mutex::new(inner), limits, clock, ledger: Arc::default() }
+    }
+
+    /// The same, with accounts in `ledger`.
+    #[must_use]
+    pub fn with_ledger(self, ledger: Arc<Ledger>) -> Self {
+        Self { ledger, ..self }
     }
 
     /// Takes an authenticated init in: refuses a replay, continues the owner's conversation or begins one,
@@ -284,14 +295,18 @@ impl SessionKeyStore {
         if let Holder::Connection(other) = before
             && other != connection
         {
-            remove(&mut inner.live, other, &id);
+            remove(&mut inner.live, other, &id, EndReason::Replaced);
         }
         let sessions = inner.live.entry(connection).or_default();
         // Running answers of the key that is replaced belong to the same conversation: they go on.
         let ended = sessions.get(&id).map_or_else(CancellationToken::new, |live| live.ended.clone());
         let key = session.map(Mutex::new);
-        let live = Arc::new(LiveSession { id: id.clone(), owner, key, conversation, number, ended });
-        sessions.insert(id, Arc::clone(&live));
+        let account = Arc::new(Account::new(1, id.as_str(), client(owner)));
+        self.ledger.open(&account);
+        let live = Arc::new(LiveSession { id: id.clone(), owner, key, conversation, number, ended, account });
+        if let Some(before) = sessions.insert(id, Arc::clone(&live)) {
+            before.account.end(EndReason::Replaced);
+        }
         if !live.is_plaintext() {
             inner.keys.push(Arc::downgrade(&live));
         }
@@ -340,7 +355,7 @@ impl SessionKeyStore {
     /// Ends a session and its conversation: its answers are cancelled, its key is wiped with the last of them.
     pub fn end(&self, connection: ConnectionId, id: &SessionId, now: Instant) {
         let mut inner = lock(&self.inner);
-        if let Some(live) = remove(&mut inner.live, connection, id) {
+        if let Some(live) = remove(&mut inner.live, connection, id, EndReason::Denied) {
             self.forget(&mut inner, &ConversationKey::of(live.owner, connection, id), now);
         }
     }
@@ -375,8 +390,14 @@ impl SessionKeyStore {
 
     /// Wipes the keys of a connection that is gone. Claimed conversations stay for the grace.
     pub fn disconnect(&self, connection: ConnectionId, now: Instant) {
+        self.disconnect_for(EndReason::Disconnect, connection, now);
+    }
+
+    /// The same, where there is another reason.
+    pub fn disconnect_for(&self, reason: EndReason, connection: ConnectionId, now: Instant) {
         let mut inner = lock(&self.inner);
         for (id, live) in inner.live.remove(&connection).unwrap_or_default() {
+            live.account.end(reason);
             live.ended.cancel();
             let key = ConversationKey::of(live.owner, connection, &id);
             let claimed = matches!(key, ConversationKey::Claimed(..)) && !self.limits.grace.is_zero();
@@ -409,6 +430,7 @@ impl SessionKeyStore {
     pub fn wipe(&self) {
         let mut inner = lock(&self.inner);
         for live in inner.live.drain().flat_map(|(_, sessions)| sessions.into_values()) {
+            live.account.end(EndReason::Drain);
             live.ended.cancel();
         }
         inner.records.clear();
@@ -431,6 +453,12 @@ impl SessionKeyStore {
         }
     }
 
+    /// Conversations whose connection is gone, and whose owner may come back.
+    pub fn in_grace(&self) -> usize {
+        let inner = lock(&self.inner);
+        inner.records.values().filter(|record| matches!(record.holder, Holder::NobodySince(_))).count()
+    }
+
     /// Inits that are remembered against replay.
     pub fn remembered_inits(&self) -> usize {
         lock(&self.inner).memory.len()
@@ -440,7 +468,7 @@ impl SessionKeyStore {
     fn expire(&self, inner: &mut Inner, key: &ConversationKey, now: Instant) {
         let holder = inner.records.get(key).map(|record| record.holder);
         if let Some(Holder::Connection(connection)) = holder
-            && let Some(live) = remove(&mut inner.live, connection, key.session_id())
+            && let Some(live) = remove(&mut inner.live, connection, key.session_id(), EndReason::Expired)
             && !live.is_plaintext()
         {
             inner.expired = inner.expired.saturating_add(1);
@@ -456,10 +484,19 @@ impl SessionKeyStore {
     }
 }
 
+fn client(owner: Option<Owner>) -> Client {
+    match owner {
+        Some(Owner::Verified(address)) => Client::Wallet(address),
+        Some(Owner::Unclaimed(_)) => Client::Unclaimed,
+        None => Client::Plaintext,
+    }
+}
+
 fn remove(
     live: &mut HashMap<ConnectionId, HashMap<SessionId, Arc<LiveSession>>>,
     connection: ConnectionId,
     id: &SessionId,
+    reason: EndReason,
 ) -> Option<Arc<LiveSession>> {
     let sessions = live.get_mut(&connection)?;
     let removed = sessions.remove(id);
@@ -467,6 +504,7 @@ fn remove(
         live.remove(&connection);
     }
     if let Some(session) = &removed {
+        session.account.end(reason);
         session.ended.cancel();
     }
     removed

@@ -2,6 +2,7 @@
 
 mod arrival;
 mod challenge;
+mod local;
 mod openapi;
 mod says;
 mod socket;
@@ -49,8 +50,7 @@ pub(crate) fn router(node: Arc<Node>, metrics: PrometheusHandle, tasks: TaskTrac
         .route("/v1/version", get(status::version))
         .route("/v1/node", get(status::identity))
         .route("/v1/models", get(status::models))
-        .route("/v1/metrics/session_keys", get(status::session_keys))
-        .route("/metrics", get(status::prometheus))
+        .merge(measured(node.config.metrics_listen.is_some()).route_layer(middleware::from_fn(local::only)))
         .route("/v1/auth/challenge", post(challenge::answer))
         .route("/openapi.json", get(status::openapi))
         .fallback(async || refusal(Code::NotFound))
@@ -59,6 +59,21 @@ pub(crate) fn router(node: Arc<Node>, metrics: PrometheusHandle, tasks: TaskTrac
         })
         .layer(middleware::from_fn_with_state(shared.clone(), arrival::admit))
         .with_state(shared)
+}
+
+/// The routes of METRICS_LISTEN.
+pub(crate) fn metrics_router(node: Arc<Node>, metrics: PrometheusHandle) -> Router {
+    measured(false).fallback(async || refusal(Code::NotFound)).with_state(Shared {
+        node,
+        metrics,
+        tasks: TaskTracker::new(),
+    })
+}
+
+/// What is counted; without the metrics where they are served `elsewhere` alone.
+fn measured(elsewhere: bool) -> Router<Shared> {
+    let router = Router::new().route("/v1/metrics/session_keys", get(status::session_keys));
+    if elsewhere { router } else { router.route("/metrics", get(status::prometheus)) }
 }
 
 /// A response that is a code.

@@ -181,10 +181,11 @@ fn session_keys(said: &mut SchemaGenerator) -> Value {
         "sessionKeys",
         "node",
         "How many session keys are held",
-        "Of version 1; no key, no name of a session.",
+        "Of version 1; no key, no name of a session. To the node's own machine alone: to others, and through a proxy, there is \
+            nothing here.",
     )
     .says(200, "The counts.", &named::<SessionKeyMetrics>(said), &example)
-    .refuses(&[])
+    .refuses(&[Code::NotFound])
     .done()
 }
 
@@ -193,9 +194,9 @@ fn metrics() -> Value {
         "schema": { "type": "string" },
         "example": "# TYPE fabstir_sessions_active gauge\nfabstir_sessions_active 1\n",
     } });
-    Operation::new("metrics", "node", "The metrics", "In Prometheus's text format, version 0.0.4.")
+    Operation::new("metrics", "node", "The metrics", "In Prometheus's text format, version 0.0.4. To the node's own machine alone, as above; with METRICS_LISTEN on that address instead.")
         .answers(200, json!({ "description": "The page.", "content": page }))
-        .refuses(&[])
+        .refuses(&[Code::NotFound])
         .done()
 }
 

@@ -1,0 +1,134 @@
+//! The node's side: who may ask, and what is answered.
+
+use std::{sync::Arc, sync::atomic::Ordering};
+
+use axum::{
+    Router,
+    extract::{Query, State},
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+    routing::{MethodFilter, on},
+};
+use jiff::civil::Date;
+use serde::Deserialize;
+use tokio::net::UnixStream;
+
+use super::{AdminAnswer, AdminRequest, AdminSocket, Status};
+use crate::{
+    aside::{Aside, pause},
+    node::Node,
+    reload::reload,
+};
+
+/// Serves the operator until the process ends: a node that drains can still be asked how far it is.
+pub async fn serve(socket: AdminSocket, node: Arc<Node>) {
+    let own = rustix::process::geteuid().as_raw();
+    let aside = Aside::new(router(Arc::clone(&node)), node.config.header_timeout);
+    loop {
+        match socket.listener.accept().await {
+            Ok((peer, _)) if may_ask(&peer, own) => aside.serve(peer),
+            Ok(_) => tracing::warn!("another user was turned away from ADMIN_SOCKET"),
+            Err(error) => pause(&error).await,
+        }
+    }
+}
+
+/// Whether the process at the other end is of the node's own user, or of root. The socket's mode says so too; where it
+/// was changed, this still holds.
+fn may_ask(peer: &UnixStream, own: u32) -> bool {
+    peer.peer_cred().is_ok_and(|cred| is_operator(cred.uid(), own))
+}
+
+fn is_operator(user: u32, own: u32) -> bool {
+    user == own || user == 0
+}
+
+fn router(node: Arc<Node>) -> Router {
+    let routes = AdminRequest::ALL.into_iter().fold(Router::new(), |router, request| {
+        let route = request.route();
+        let method = if route.method == "POST" { MethodFilter::POST } else { MethodFilter::GET };
+        let handler = async move |State(node): State<Arc<Node>>, query: Query<Asked>| {
+            respond(&node, request, query.0).await
+        };
+        router.route(route.path, on(method, handler))
+    });
+    routes.fallback(async || refuse(StatusCode::NOT_FOUND, "there is no such request")).with_state(node)
+}
+
+/// What stands behind the question mark.
+#[derive(Deserialize)]
+struct Asked {
+    day: Option<String>,
+}
+
+async fn respond(node: &Arc<Node>, request: AdminRequest, asked: Asked) -> Response {
+    let request = match (request, asked.day.as_deref().map(str::parse::<Date>)) {
+        (AdminRequest::Usage(_), Some(Ok(day))) => AdminRequest::Usage(Some(day)),
+        (AdminRequest::Usage(_), Some(Err(_))) => {
+            return refuse(StatusCode::BAD_REQUEST, "a day looks like 2026-11-25");
+        }
+        (request, _) => request,
+    };
+    say(StatusCode::OK, &answer(node, request).await)
+}
+
+async fn answer(node: &Arc<Node>, request: AdminRequest) -> AdminAnswer {
+    match request {
+        AdminRequest::Status => AdminAnswer::Status(status(node)),
+        AdminRequest::Sessions => AdminAnswer::Sessions(node.ledger.sessions()),
+        AdminRequest::Usage(day) => AdminAnswer::Usage(node.ledger.usage(day)),
+        AdminRequest::Drain => {
+            node.draining.cancel();
+            AdminAnswer::Draining { seconds: node.config.drain.as_secs() }
+        }
+        AdminRequest::Reload => AdminAnswer::Reloaded(reload(node).await),
+    }
+}
+
+fn status(node: &Node) -> Status {
+    let engine = node.engine.status();
+    let state = match (node.draining.is_cancelled(), engine.healthy) {
+        (true, _) => "draining",
+        (false, true) => "serving",
+        (false, false) => "engine not ready",
+    };
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        state: state.to_owned(),
+        pid: std::process::id(),
+        uptime_seconds: node.clock.uptime().as_secs(),
+        address: node.identity().map(|identity| identity.key.address().to_string()),
+        models: node.engine.models().iter().map(|model| model.name.clone()).collect(),
+        connections: node.connections.load(Ordering::Relaxed),
+        sessions: node.ledger.sessions().len(),
+        waiting: engine.waiting,
+        running: engine.running,
+        engine_restarts: engine.restarts,
+    }
+}
+
+fn refuse(status: StatusCode, message: &str) -> Response {
+    say(status, &AdminAnswer::Refused { message: message.to_owned() })
+}
+
+fn say(status: StatusCode, answer: &AdminAnswer) -> Response {
+    (status, axum::Json(answer)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operator_is_the_nodes_own_user_or_root() {
+        assert!(is_operator(1000, 1000) && is_operator(0, 1000));
+        assert!(!is_operator(1001, 1000) && !is_operator(1000, 0));
+    }
+
+    #[test]
+    fn no_two_requests_have_one_route() {
+        let routes = AdminRequest::ALL.map(|request| request.route().path);
+        let different: std::collections::HashSet<_> = routes.iter().collect();
+        assert_eq!(different.len(), routes.len());
+    }
+}

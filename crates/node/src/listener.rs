@@ -1,0 +1,79 @@
+//! The socket that clients come to: the node's own, or one that systemd holds and passes on.
+
+use std::{io, net::SocketAddr};
+
+use listenfd::ListenFd;
+use tokio::net::{TcpListener, TcpStream};
+
+/// Why there is no socket to listen on.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of each says it")]
+pub enum ListenError {
+    #[error("cannot listen on {address}: set LISTEN_ADDR to another address: {cause}")]
+    Bind { address: SocketAddr, cause: io::Error },
+    #[error("{0} sockets were passed on (LISTEN_FDS): the node takes one, a stream of TCP")]
+    Several(usize),
+    #[error("the socket that was passed on (LISTEN_FDS) cannot be used: {0}")]
+    Inherited(io::Error),
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    inherited: bool,
+}
+
+impl From<TcpListener> for Listener {
+    fn from(socket: TcpListener) -> Self {
+        Self { socket, inherited: false }
+    }
+}
+
+impl Listener {
+    /// The socket that whoever started this process has passed on (LISTEN_FDS, LISTEN_PID). Early, so that no process
+    /// that this one starts gets it too.
+    ///
+    /// # Errors
+    /// [`ListenError`], where what was passed on is not one TCP socket.
+    pub fn inherited() -> Result<Option<std::net::TcpListener>, ListenError> {
+        let mut passed = ListenFd::from_env();
+        if passed.len() > 1 {
+            return Err(ListenError::Several(passed.len()));
+        }
+        passed.take_tcp_listener(0).map_err(ListenError::Inherited)
+    }
+
+    /// Listens on what was `inherited`, else on `address`.
+    ///
+    /// # Errors
+    /// [`ListenError`], which says what to do.
+    pub async fn open(
+        address: SocketAddr,
+        inherited: Option<std::net::TcpListener>,
+    ) -> Result<Self, ListenError> {
+        let Some(socket) = inherited else {
+            let bound = TcpListener::bind(address).await;
+            return bound.map(Self::from).map_err(|cause| ListenError::Bind { address, cause });
+        };
+        let ready = socket.set_nonblocking(true).and_then(|()| TcpListener::from_std(socket));
+        ready.map(|socket| Self { socket, inherited: true }).map_err(ListenError::Inherited)
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Whether another process takes over what comes when this one ends.
+    pub fn is_inherited(&self) -> bool {
+        self.inherited
+    }
+
+    pub(crate) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        self.socket.accept().await
+    }
+}
