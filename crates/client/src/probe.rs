@@ -68,6 +68,19 @@ impl Upgraded {
         upgrade(stream, url, roots).await.map(Self)
     }
 
+    /// The TLS that it is inside of; `None` where the address is `ws://`.
+    pub fn tls(&self) -> Option<Tls> {
+        let MaybeTlsStream::Rustls(stream) = self.0.get_ref() else { return None };
+        let (_, connection) = stream.get_ref();
+        let version = connection.protocol_version().and_then(|version| version.as_str());
+        let group = connection.negotiated_key_exchange_group();
+        Some(Tls {
+            version: version.unwrap_or("unknown").to_owned(),
+            group: group.map_or_else(|| "unknown".to_owned(), |group| format!("{:?}", group.name())),
+            certificate: connection.peer_certificates().and_then(<[_]>::first).map(|first| first.to_vec()),
+        })
+    }
+
     /// The node's first frame, unread; the connection is closed after it.
     ///
     /// # Errors
@@ -88,6 +101,17 @@ impl Upgraded {
             }
         }
     }
+}
+
+/// What two sides of TLS have agreed on.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Its version.
+    pub version: String,
+    /// How the keys came about: X25519MLKEM768 resists who records now and has a quantum computer later.
+    pub group: String,
+    /// The certificate that was shown, in DER.
+    pub certificate: Option<Vec<u8>>,
 }
 
 impl fmt::Debug for Upgraded {

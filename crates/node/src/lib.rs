@@ -1,6 +1,6 @@
 //! The node: language-model answers over end-to-end encrypted WebSocket sessions.
 //!
-//! Read it in the order of the data: [`server`] accepts sockets, [`connection`] runs one socket to its end,
+//! Read it in the order of the data: [`server`] accepts sockets, [`tls`] ends TLS on them, [`connection`] runs one socket to its end,
 //! [`crypto`] holds keys and sessions, [`answer`] turns a request into sealed chunks, [`channel`]
 //! does all of that for version 2. The bytes on the wire
 //! are `fabstir_protocol`'s business, tokens are `fabstir_engine`'s.
@@ -20,4 +20,5 @@ pub mod model;
 pub mod node;
 mod pieces;
 pub mod server;
+pub mod tls;
 mod websocket;

@@ -5,10 +5,11 @@ use std::{ffi::OsString, io::Write as _, path::Path, process::ExitCode, sync::Ar
 use anyhow::Context as _;
 use fabstir_llm_node::{
     command::{Command, ConfigCommand},
-    config::{Args, EnvFile},
+    config::{Args, Config, EnvFile},
     engine, logging, metrics, model,
     node::Node,
-    server,
+    server::{self, Listener},
+    tls::Tls,
 };
 use tokio::{
     net::TcpListener,
@@ -39,28 +40,30 @@ async fn serve() -> anyhow::Result<()> {
     let command = args.take_command();
     let (config, key) = args.resolve(env)?;
     if let Some(command) = command {
-        return perform(command);
+        return perform(command, &config);
     }
     let hub = env(model::HF_ENDPOINT);
     drop(env_file);
     logging::start(&config).context("RUST_LOG cannot be read")?;
     let metrics = metrics::start()?;
     fabstir_llm_node::crypto::announce(key.as_ref());
+    let tls = config.tls.as_ref().map(Tls::load).transpose()?;
     let engine = engine::load(&config.engine, hub.as_deref()).await?;
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {}: set LISTEN_ADDR to another address", config.listen))?;
     let node = Node::new(config, key, engine);
     stop_on_signals(&node)?;
-    tracing::info!(address = %listener.local_addr()?, "listening");
-    server::run(listener, node, metrics).await;
+    tracing::info!(address = %listener.local_addr()?, tls = tls.is_some(), "listening");
+    server::run(Listener::new(listener, tls), node, metrics).await;
     Ok(())
 }
 
 /// Does what is not serving.
-fn perform(command: Command) -> anyhow::Result<()> {
+fn perform(command: Command, config: &Config) -> anyhow::Result<()> {
     match command {
         Command::Config(ConfigCommand::Check) => {
+            config.tls.as_ref().map(Tls::load).transpose()?;
             writeln!(std::io::stdout(), "the settings are in order")?;
             Ok(())
         }

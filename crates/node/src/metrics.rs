@@ -38,6 +38,8 @@ const FIRST_TOKEN: &str = "fabstir_time_to_first_token_seconds";
 const DURATION: &str = "fabstir_answer_seconds";
 const CHALLENGES: &str = "fabstir_challenges_signed_total";
 const SLOW: &str = "fabstir_slow_consumers_total";
+const TLS_HANDSHAKES: &str = "fabstir_tls_handshakes_total";
+const TLS_EXPIRES: &str = "fabstir_tls_certificate_expires_timestamp_seconds";
 
 /// Buckets of the two histograms, in seconds.
 const BUCKETS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0];
@@ -92,6 +94,8 @@ fn describe() {
     describe_histogram!(DURATION, "From the opened message to the end of the answer, in seconds");
     describe_counter!(CHALLENGES, "Challenges signed, by form");
     describe_counter!(SLOW, "Connections closed because they did not read");
+    describe_counter!(TLS_HANDSHAKES, "TLS handshakes by result: ok, failed, timeout");
+    describe_gauge!(TLS_EXPIRES, "When the TLS certificate ends, in seconds since 1970");
 }
 
 /// The page of `/metrics`: what was counted, and what is measured at this moment.
@@ -167,4 +171,14 @@ pub(crate) fn challenge(form: &'static str) {
 
 pub(crate) fn slow_consumer() {
     counter!(SLOW).increment(1);
+}
+
+pub(crate) fn tls_handshake(result: &'static str) {
+    counter!(TLS_HANDSHAKES, "result" => result).increment(1);
+}
+
+pub(crate) fn tls_certificate_expires(unix: i64) {
+    // Below 2^53 in this age of the world.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    gauge!(TLS_EXPIRES).set(unix as f64);
 }

@@ -16,13 +16,14 @@ use hyper_util::{
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     time::timeout,
 };
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
-use crate::{http, node::Node};
+use crate::{http, node::Node, tls::Tls};
 
 /// How long sockets get to say goodbye once everything was cancelled.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -35,15 +36,44 @@ const MOST_REFUSALS: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer(pub(crate) IpAddr);
 
+/// Where sockets come from, and the TLS that is spoken on them, if any.
+#[derive(Debug)]
+pub struct Listener {
+    tcp: TcpListener,
+    tls: Option<Arc<Tls>>,
+}
+
+impl Listener {
+    /// Sockets of `tcp`, with `tls` on them where there is some.
+    pub fn new(tcp: TcpListener, tls: Option<Arc<Tls>>) -> Self {
+        Self { tcp, tls }
+    }
+}
+
+/// Without TLS.
+impl From<TcpListener> for Listener {
+    fn from(tcp: TcpListener) -> Self {
+        Self::new(tcp, None)
+    }
+}
+
 /// Serves until `node.draining` is cancelled; then takes nothing new, lets running answers finish for the
 /// time that the settings give (or until `node.stopping`), closes what is left, and wipes every session.
-pub async fn run(listener: TcpListener, node: Arc<Node>, metrics: PrometheusHandle) {
+pub async fn run(listener: impl Into<Listener>, node: Arc<Node>, metrics: PrometheusHandle) {
+    let Listener { tcp: listener, tls } = listener.into();
+    if node.config.tls.is_some() && tls.is_none() {
+        tracing::error!("the settings ask for TLS, and the listener has none: nothing is served");
+        return;
+    }
     let tasks = TaskTracker::new();
+    if let Some(tls) = &tls {
+        tasks.spawn(Arc::clone(tls).watch(node.stopping.clone()));
+    }
     let router = http::router(Arc::clone(&node), metrics, tasks.clone());
     let sweeper = tasks.spawn(Arc::clone(&node).sweep());
     while let Some(accepted) = node.draining.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((socket, peer)) => accept(socket, peer, &node, &router, &tasks),
+            Ok((socket, peer)) => accept((socket, tls.as_ref()), peer, &node, &router, &tasks),
             Err(error) => {
                 // Out of descriptors, most likely: the sockets that end make room.
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -55,11 +85,18 @@ pub async fn run(listener: TcpListener, node: Arc<Node>, metrics: PrometheusHand
     drain(&node, &tasks, sweeper).await;
 }
 
-fn accept(socket: TcpStream, peer: SocketAddr, node: &Arc<Node>, router: &Router, tasks: &TaskTracker) {
+fn accept(
+    (socket, tls): (TcpStream, Option<&Arc<Tls>>),
+    peer: SocketAddr,
+    node: &Arc<Node>,
+    router: &Router,
+    tasks: &TaskTracker,
+) {
     let open = OpenConnection::count(node);
+    let tls = tls.map(Arc::clone);
     if open.number > node.config.max_connections {
         tracing::debug!(%peer, "refused: MAX_CONNECTIONS are open");
-        refuse(socket, tasks);
+        refuse((socket, tls), peer, tasks);
         return;
     }
     // Frames are small and each is awaited by somebody.
@@ -67,42 +104,66 @@ fn accept(socket: TcpStream, peer: SocketAddr, node: &Arc<Node>, router: &Router
     let router = router.clone();
     let node = Arc::clone(node);
     tasks.spawn(async move {
-        let open = Arc::new(open);
-        let service = router.map_request(move |mut request: Request<hyper::body::Incoming>| {
-            request.extensions_mut().insert(Peer(peer.ip()));
-            // An upgraded socket outlives this task; it counts until it is gone.
-            request.extensions_mut().insert(Arc::clone(&open));
-            request.map(axum::body::Body::new)
-        });
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(node.config.header_timeout)
-            .serve_connection(TokioIo::new(socket), TowerToHyperService::new(service))
-            .with_upgrades();
-        tokio::pin!(connection);
-        let result = tokio::select! {
-            result = connection.as_mut() => result,
-            () = node.draining.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        };
-        if let Err(error) = result {
-            tracing::debug!(%peer, %error, "connection ended");
+        let Some(tls) = tls else { return converse(socket, peer, open, router, &node).await };
+        let shaking = tls.accept(socket, peer, node.config.header_timeout);
+        if let Some(Some(inside)) = node.draining.run_until_cancelled(shaking).await {
+            converse(inside, peer, open, router, &node).await;
         }
     });
 }
 
+/// Speaks HTTP on one connection to its end, or to its upgrade.
+async fn converse(
+    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    peer: SocketAddr,
+    open: OpenConnection,
+    router: Router,
+    node: &Node,
+) {
+    let open = Arc::new(open);
+    let service = router.map_request(move |mut request: Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(Peer(peer.ip()));
+        // An upgraded socket outlives this task; it counts until it is gone.
+        request.extensions_mut().insert(Arc::clone(&open));
+        request.map(axum::body::Body::new)
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(node.config.header_timeout)
+        .serve_connection(TokioIo::new(io), TowerToHyperService::new(service))
+        .with_upgrades();
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = node.draining.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%peer, %error, "connection ended");
+    }
+}
+
 /// Says that the node is full, in the words of every other refusal. A socket that was never read from would take its
 /// answer with it when it is closed, so what the peer says is read for a moment; of too many at once none is.
-fn refuse(socket: TcpStream, tasks: &TaskTracker) {
+fn refuse((socket, tls): (TcpStream, Option<Arc<Tls>>), peer: SocketAddr, tasks: &TaskTracker) {
     static REFUSALS: AtomicUsize = AtomicUsize::new(0);
     if REFUSALS.load(Ordering::Relaxed) >= MOST_REFUSALS {
         return;
     }
     REFUSALS.fetch_add(1, Ordering::Relaxed);
     tasks.spawn(async move {
-        let _ = timeout(REFUSAL, http::say_busy(socket)).await;
+        let _ = timeout(REFUSAL, async {
+            match tls {
+                None => http::say_busy(socket).await,
+                Some(tls) => match tls.accept(socket, peer, REFUSAL).await {
+                    Some(inside) => http::say_busy(inside).await,
+                    None => Ok(()),
+                },
+            }
+        })
+        .await;
         REFUSALS.fetch_sub(1, Ordering::Relaxed);
     });
 }

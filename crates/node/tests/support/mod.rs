@@ -18,7 +18,8 @@ use fabstir_llm_node::{
     crypto::NodeKey,
     metrics,
     node::Node,
-    server,
+    server::{self, Listener},
+    tls::Tls,
 };
 use fabstir_protocol::{
     aad::Aad,
@@ -128,8 +129,10 @@ impl TestNode {
         let address = listener.local_addr().unwrap();
         let public =
             key.as_ref().map_or_else(|| PrivateKey::random(&mut rng()).public_key(), |key| *key.public());
+        let metrics = metrics::start().unwrap();
+        let tls = config.tls.as_ref().map(Tls::load).transpose().unwrap();
         let node = Node::new(config, key, engine);
-        let task = tokio::spawn(server::run(listener, Arc::clone(&node), metrics::start().unwrap()));
+        let task = tokio::spawn(server::run(Listener::new(listener, tls), Arc::clone(&node), metrics));
         Self { address, key: public, node, task: Some(task) }
     }
 
