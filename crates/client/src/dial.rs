@@ -79,6 +79,7 @@ fn is_of_certificates(alert: AlertDescription) -> bool {
         AlertDescription::CertificateExpired,
         AlertDescription::CertificateRevoked,
         AlertDescription::CertificateUnknown,
+        AlertDescription::DecryptError,
         AlertDescription::UnknownCA,
         AlertDescription::UnsupportedCertificate,
     ]

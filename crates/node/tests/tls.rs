@@ -15,7 +15,7 @@ mod support;
 use std::{sync::Arc, time::Duration};
 
 use fabstir_client::{Config, Event, Request, Session, anonymous};
-use fabstir_llm_node::{config, metrics, node::Node, server, tls::Tls};
+use fabstir_llm_node::{config, metrics, node::Node, server};
 use pki::{Authority, Files, ask, get, handshake, is_served, shown_by, text};
 use rustls::{
     HandshakeKind, NamedGroup, ProtocolVersion,
@@ -165,16 +165,8 @@ async fn a_renewed_certificate_is_served_and_running_connections_go_on() {
 async fn files_that_are_no_pair_leave_the_old_one_in_place() {
     let authority = Authority::new();
     let files = Files::of(&authority);
-    let flags = files.flags(&[]);
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let (config, key, _) = settings(&flags);
-    let tls = Tls::load(config.tls.as_ref().unwrap()).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let node = Node::new(config, key, echo());
-    let listener = server::Listener::new(listener, Some(Arc::clone(&tls)));
-    tokio::spawn(server::run(listener, node, metrics::start().unwrap()));
-
+    let node = start(&files, &[], |config| config.tls.as_mut().unwrap().poll_interval = PATIENCE).await;
+    let tls = node.tls.as_ref().unwrap();
     let (before, other) = (text(&files.path("cert.pem")), authority.sign("localhost"));
     let ended = authority.sign_with("localhost", |params| {
         params.not_before = rcgen::date_time_ymd(2020, 1, 1);
@@ -192,10 +184,11 @@ async fn files_that_are_no_pair_leave_the_old_one_in_place() {
     assert!(refused().contains("cannot be read"), "no file");
     files.put(&ended);
     assert!(refused().contains("has ended"), "one that is over");
-    let old = get(address, authority.client(), "/health").await.unwrap();
-    assert!(old.starts_with("HTTP/1.1 200"), "{old}");
+    assert_ne!(shown_by(&node, authority.client()).await, *ended.certificate.der());
+    assert!(is_served(&node, authority.client()).await);
     files.put(&other);
     tls.reload().unwrap();
+    assert_eq!(shown_by(&node, authority.client()).await, *other.certificate.der());
 }
 
 #[tokio::test]

@@ -93,6 +93,7 @@ pub(crate) struct TestNode {
     pub(crate) address: std::net::SocketAddr,
     pub(crate) key: PublicKey,
     pub(crate) node: Arc<Node>,
+    pub(crate) tls: Option<Arc<Tls>>,
     task: Option<JoinHandle<()>>,
 }
 
@@ -132,8 +133,9 @@ impl TestNode {
         let metrics = metrics::start().unwrap();
         let tls = config.tls.as_ref().map(Tls::load).transpose().unwrap();
         let node = Node::new(config, key, engine);
-        let task = tokio::spawn(server::run(Listener::new(listener, tls), Arc::clone(&node), metrics));
-        Self { address, key: public, node, task: Some(task) }
+        let listener = Listener::new(listener, tls.clone());
+        let task = tokio::spawn(server::run(listener, Arc::clone(&node), metrics));
+        Self { address, key: public, node, tls, task: Some(task) }
     }
 
     pub(crate) async fn connect(&self) -> Peer {
