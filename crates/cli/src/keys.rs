@@ -17,6 +17,8 @@ use crate::{
 
 /// A key is 64 digits, `0x` and a newline, a delegate's file some hundred bytes; what is far larger is neither.
 const MAX_FILE: u64 = 2048;
+/// Most of a TLS key with the certificates beside it.
+const MAX_CHAIN: u64 = 1 << 16;
 
 pub(crate) fn run(command: Keys) -> Result<Exit, Failure> {
     let mut out = io::stdout().lock();
@@ -91,9 +93,19 @@ pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<String>, Failure> {
         }
         Failure::file(path, format_args!("no such key; run: fabstir keys new --out {}", path.display()))
     })?;
+    read_owned(path, file, MAX_FILE)
+}
+
+/// The same of a key that this program does not make.
+pub(crate) fn read_private(path: &Path) -> Result<Zeroizing<String>, Failure> {
+    read_owned(path, File::open(path).map_err(|error| Failure::file(path, error))?, MAX_CHAIN)
+}
+
+fn read_owned(path: &Path, file: File, most: u64) -> Result<Zeroizing<String>, Failure> {
     check_mode(path, &file)?;
-    let mut text = Zeroizing::new(String::with_capacity(2048));
-    file.take(MAX_FILE).read_to_string(&mut text).map_err(|error| Failure::file(path, error))?;
+    let room = usize::try_from(most).unwrap_or_default();
+    let mut text = Zeroizing::new(String::with_capacity(room));
+    file.take(most).read_to_string(&mut text).map_err(|error| Failure::file(path, error))?;
     Ok(text)
 }
 

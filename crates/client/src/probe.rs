@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use futures_util::StreamExt as _;
-use rustls::pki_types::ServerName;
+use rustls::{ProtocolVersion, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -72,10 +72,14 @@ impl Upgraded {
     pub fn tls(&self) -> Option<Tls> {
         let MaybeTlsStream::Rustls(stream) = self.0.get_ref() else { return None };
         let (_, connection) = stream.get_ref();
-        let version = connection.protocol_version().and_then(|version| version.as_str());
+        let version = match connection.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => "1.3",
+            // Nothing older is spoken here.
+            Some(_) | None => "1.2",
+        };
         let group = connection.negotiated_key_exchange_group();
         Some(Tls {
-            version: version.unwrap_or("unknown").to_owned(),
+            version,
             group: group.map_or_else(|| "unknown".to_owned(), |group| format!("{:?}", group.name())),
             certificate: connection.peer_certificates().and_then(<[_]>::first).map(|first| first.to_vec()),
         })
@@ -106,8 +110,8 @@ impl Upgraded {
 /// What two sides of TLS have agreed on.
 #[derive(Clone, Debug)]
 pub struct Tls {
-    /// Its version.
-    pub version: String,
+    /// Its version, as in 1.3.
+    pub version: &'static str,
     /// How the keys came about: X25519MLKEM768 resists who records now and has a quantum computer later.
     pub group: String,
     /// The certificate that was shown, in DER.

@@ -21,7 +21,13 @@ use std::{
 };
 
 use fabstir_engine::EchoEngine;
-use fabstir_llm_node::{config::Args, metrics, node::Node, server};
+use fabstir_llm_node::{
+    config::Args,
+    metrics,
+    node::Node,
+    server::{self, Listener},
+    tls::Tls,
+};
 use fabstir_protocol::{ethereum::Address, identity::PrivateKey};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::oneshot};
@@ -70,10 +76,11 @@ impl TestNode {
             runtime.block_on(async {
                 let listener = TcpListener::bind(address).await.unwrap();
                 let engine = EchoEngine::new(model, 2048).with_delay(delay);
+                let tls = config.tls.as_ref().map(Tls::load).transpose().unwrap();
                 let node = Node::new(config, node_key, Arc::new(engine));
                 sender.send((listener.local_addr().unwrap(), Arc::clone(&node))).unwrap();
                 tokio::select! {
-                    () = server::run(listener, node, metrics::start().unwrap()) => {}
+                    () = server::run(Listener::new(listener, tls), node, metrics::start().unwrap()) => {}
                     Ok(()) = stopped => {}
                 }
             });
