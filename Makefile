@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 RUN = . scripts/env.sh &&
 
-.PHONY: help demo run test bootstrap page fetch-model model build check fmt defences vectors documents fuzz audit bench test-upstream test-ray
+.PHONY: help demo run test bootstrap page fetch-model model build check fmt defences vectors documents fuzz audit bench test-upstream test-ray test-acme
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -62,3 +62,6 @@ test-upstream: bootstrap ## the node in front of two real llama-servers, one of 
 
 test-ray: bootstrap ## the node in front of a Ray Serve application, one replica of which is killed
 	@$(RUN) scripts/test-ray.sh
+
+test-acme: bootstrap ## the node with ACME, given a certificate by Debian's pebble
+	@$(RUN) scripts/test-acme.sh

@@ -35,6 +35,8 @@ has_libclang || has_tools_libclang || packages+=(libclang-dev)
 has softhsm2-util || packages+=(softhsm2)
 # Makes the second build of llama.cpp (release after test, or the other way round) a matter of seconds.
 has ccache || packages+=(ccache)
+# An ACME server, for scripts/test-acme.sh alone.
+[ -z "${WITH_PEBBLE:-}" ] || has pebble || packages+=(pebble)
 
 if [ "${#packages[@]}" -gt 0 ] && [ "$(id -u)" -eq 0 ] && has apt-get; then
     say "installing ${packages[*]} ..."

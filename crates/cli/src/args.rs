@@ -170,6 +170,13 @@ pub(crate) struct Access {
     /// Whom to believe where the address is wss://: certificates of authorities in PEM [default: those of this machine]
     #[arg(long, value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
+    /// What to show to a node that asks for a certificate (mutual TLS): the certificate in PEM, and its key where --client-key-file
+    /// has not got it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) client_cert_file: Option<PathBuf>,
+    /// The key of --client-cert-file in PEM
+    #[arg(long, value_name = "FILE", requires = "client_cert_file")]
+    pub(crate) client_key_file: Option<PathBuf>,
     /// Your wallet's private key [default: client.key in the configuration directory, made at first use]
     #[arg(long, value_name = "FILE", env = "FABSTIR_KEY_FILE")]
     pub(crate) key_file: Option<PathBuf>,

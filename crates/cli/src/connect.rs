@@ -1,10 +1,10 @@
 //! From what was typed to an open session.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use fabstir_client::{
-    ClientIdentity, Config, Error, Event, Request, Roots, Session, SessionDelegation, Shape, Turn, anonymous,
-    v1,
+    ClientIdentity, Config, Error, Event, InvalidCertificate, Request, Roots, Session, SessionDelegation,
+    Shape, Turn, anonymous, v1,
 };
 use fabstir_protocol::identity::PrivateKey;
 
@@ -170,11 +170,22 @@ impl Prepared {
     }
 }
 
-/// Whose certificates are believed.
+/// What TLS believes and shows.
 pub(crate) fn roots(how: &Access) -> Result<Roots, Failure> {
-    let Some(file) = &how.ca_file else { return Ok(Roots::default()) };
-    let pem = std::fs::read(file).map_err(|error| Failure::file(file, error))?;
-    Roots::from_pem(&pem).map_err(|error| Failure::file(file, error))
+    let read = |file: &Path| std::fs::read(file).map_err(|error| Failure::file(file, error));
+    let roots = match &how.ca_file {
+        None => Roots::default(),
+        Some(file) => Roots::from_pem(&read(file)?).map_err(|error| Failure::file(file, error))?,
+    };
+    let Some(chain) = &how.client_cert_file else { return Ok(roots) };
+    let key = how.client_key_file.as_ref().unwrap_or(chain);
+    let certificates = read(chain)?;
+    let secret = keys::read_private(key)?;
+    let shown = roots.showing(&certificates, secret.as_bytes());
+    shown.map_err(|error| match error {
+        InvalidCertificate::NoCertificate => Failure::file(chain, error),
+        InvalidCertificate::NoKey | InvalidCertificate::Unmatched => Failure::file(key, error),
+    })
 }
 
 /// A fresh delegate of `wallet` for one node: the wallet's key signs once and speaks to nobody.

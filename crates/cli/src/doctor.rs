@@ -12,6 +12,7 @@ use fabstir_protocol::v2::{Advertisement, AdvertisementError, CertificateError, 
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use url::Url;
+use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
 
 use crate::{
     args::{Connection, Doctor},
@@ -70,7 +71,8 @@ async fn way(connection: &Connection, report: &mut Report) -> Result<String, Fai
             Err(error @ (Error::Tls(_) | Error::Silent(_))) => {
                 report.step("tls", Err(error.clone().into()))?
             }
-            Ok(_) | Err(_) => report.step("tls", Ok(Finding::plain("its certificate is believed")))?,
+            Err(_) => report.step("tls", Ok(Finding::plain("its certificate is believed")))?,
+            Ok(upgraded) => report.step("tls", Ok(agreed(upgraded)))?,
         }
     }
     let upgraded = report.take("upgrade", upgraded.map_err(|error| no_node(&url, &error)), |_| {
@@ -80,6 +82,23 @@ async fn way(connection: &Connection, report: &mut Report) -> Result<String, Fai
         report.failed("advertisement", &error.to_string());
         no_node(&url, &error)
     })
+}
+
+/// What the two sides of TLS have agreed on.
+fn agreed(upgraded: &Upgraded) -> Finding {
+    let believed = "its certificate is believed";
+    let Some(tls) = upgraded.tls() else { return Finding::plain(believed) };
+    let not_after = tls.certificate.as_deref().and_then(not_after);
+    let days = not_after.map(|end| end.saturating_sub(unix_now()) / (24 * 60 * 60));
+    let ends = days.map_or_else(String::new, |days| format!(" and good for {days} days more"));
+    let figures = json!({"version": tls.version, "group": tls.group, "not_after": not_after});
+    Finding::new(format!("version {}, keys by {}, {believed}{ends}", tls.version, tls.group), figures)
+}
+
+/// When a certificate ends, in unix seconds.
+fn not_after(certificate: &[u8]) -> Option<u64> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    u64::try_from(certificate.validity().not_after.timestamp()).ok()
 }
 
 fn no_node(url: &Url, error: &Error) -> Failure {

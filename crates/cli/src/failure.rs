@@ -108,7 +108,9 @@ impl From<Error> for Failure {
             Error::Identity(shown) => (Exit::Identity, identity_advice(shown).to_owned()),
             Error::Tls(_) => (
                 Exit::Connect,
-                "check the name in --node; --ca-file FILE believes an authority of your own".to_owned(),
+                "check the name in --node; --ca-file FILE believes an authority of your own, --client-cert-file FILE \
+                 shows a certificate of yours"
+                    .to_owned(),
             ),
             Error::TooOld { .. } => (Exit::Identity, "leave --protocol out".to_owned()),
             Error::Handshake => {

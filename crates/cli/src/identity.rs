@@ -431,7 +431,7 @@ mod tests {
         let url: Url = "ws://example.org/v1/ws".parse().unwrap();
         let place = Place::of(&url).unwrap();
         let pin = Pin::Address(Address::from([7; 20]));
-        let pinned = Pinned { pin, file: file.clone(), url, roots: Roots::System, place, line: None };
+        let pinned = Pinned { pin, file: file.clone(), url, roots: Roots::default(), place, line: None };
         let refused =
             |version| KnownNodes::read(&file).unwrap().refuse_too_old(&pinned.place, version).is_err();
         let now = crate::delegate::unix_now();

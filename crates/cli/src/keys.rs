@@ -81,6 +81,11 @@ pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<String>, Failure> {
         let how = format_args!("no such key; run: fabstir keys new --out {}", path.display());
         return Err(Failure::file(path, how));
     }
+    read_private(path)
+}
+
+/// The same of a key that this program does not make.
+pub(crate) fn read_private(path: &Path) -> Result<Zeroizing<String>, Failure> {
     let secret = read_secret_file(path)?;
     let text = secret.as_text().ok_or_else(|| Failure::file(path, "it is not text"))?;
     Ok(Zeroizing::new(text.to_owned()))

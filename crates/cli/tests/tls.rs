@@ -1,11 +1,11 @@
-//! `wss://`: a server of TLS in front of a real node, as an operator puts one there.
+//! `wss://`: a server of TLS in front of a real node, as an operator puts one there, and a node that speaks it itself.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test is meant to panic")]
 #![cfg(unix)]
 
 mod support;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, os::unix::fs::PermissionsExt as _, sync::Arc};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use support::{TestNode, User, assert_exit, err, out};
@@ -26,6 +26,13 @@ impl Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// A certificate and its key in PEM.
+    fn pem(&self, name: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
     }
 
     /// What a server of `name` shows.
@@ -131,4 +138,66 @@ fn tls_by_another_name_or_authority_is_refused_and_proves_no_node() {
     let output = ask(port, &identity);
     assert_exit(&output, 2);
     assert!(err(&output).contains("no certificate in PEM"), "{}", err(&output));
+}
+
+/// A file of `user`'s that nobody else may read.
+fn private(user: &User, name: &str, text: &str) -> String {
+    let path = user.file(name);
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_node_that_asks_for_a_certificate_is_shown_one() {
+    let (user, servers, clients) = (User::new(), Authority::new(), Authority::new());
+    let (shown, key) = servers.pem("localhost");
+    let ca = private(&user, "ca.pem", &servers.0.pem());
+    let flags = [
+        format!("--tls-cert-file={}", private(&user, "node.pem", &shown)),
+        format!("--tls-key-file={}", private(&user, "node.key", &key)),
+        format!("--tls-client-ca-file={}", private(&user, "clients.pem", &clients.0.pem())),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let node = TestNode::start(&flags);
+    let (url, identity) =
+        (format!("wss://localhost:{}/v1/ws", node.address.port()), node.identity.to_string());
+    let (chain, key) = clients.pem("alice");
+    let both = private(&user, "alice.both", &format!("{chain}{key}"));
+    let (chain, key) = (private(&user, "alice.pem", &chain), private(&user, "alice.key", &key));
+    let run = |command: &[&str], more: &[&str]| {
+        user.run(&[command, &["--node", &url, "--ca-file", &ca][..], more].concat())
+    };
+    let ask = |more: &[&str]| run(&["ask", "hello there"], more);
+    let (pinned, two) =
+        (["--node-key", &identity], ["--client-cert-file", &chain, "--client-key-file", &key]);
+
+    for shown in [&two[..], &["--client-cert-file", &both]] {
+        let output = ask(&[&pinned[..], shown].concat());
+        assert_exit(&output, 0);
+        assert!(out(&output).contains("hello there"));
+    }
+    // The proof of the node's key goes the same way.
+    assert_exit(&ask(&[&["--trust-first-use"][..], &two].concat()), 0);
+    let nobody = ["--proxy", "127.0.0.1:1"];
+    let output = run(&["doctor"], &[&pinned[..], &two, &nobody].concat());
+    assert_exit(&output, 0);
+    let tls = out(&output).lines().find(|line| line.contains(" tls")).unwrap().to_owned();
+    assert!(tls.contains("version 1.3, keys by X25519MLKEM768"), "{tls}");
+    assert!(tls.contains("days more"), "{tls}");
+
+    let output = run(&["doctor"], &[&pinned[..], &nobody].concat());
+    assert_exit(&output, 3);
+    assert!(out(&output).ends_with("bad  tls\n"), "{}", out(&output));
+    assert!(err(&output).contains("--client-cert-file"), "{}", err(&output));
+    let output = ask(&[&pinned[..], &["--client-cert-file", &chain, "--client-key-file", &both]].concat());
+    assert_exit(&output, 0);
+    let other = private(&user, "other.key", &clients.pem("bob").1);
+    let output = ask(&[&pinned[..], &["--client-cert-file", &chain, "--client-key-file", &other]].concat());
+    assert_exit(&output, 2);
+    assert!(err(&output).contains("is not that of the first certificate"), "{}", err(&output));
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let output = ask(&[&pinned[..], &two].concat());
+    assert_exit(&output, 2);
+    assert!(err(&output).contains("chmod 600"), "{}", err(&output));
 }

@@ -17,7 +17,7 @@ pub struct Config {
     pub node: Address,
     /// Who asks: a delegate key with its wallet's word, or a fresh key of somebody who stays anonymous.
     pub identity: ClientIdentity,
-    /// Whose certificates are believed where the address is `wss://`.
+    /// What TLS believes and shows where the address is `wss://`.
     pub roots: Roots,
     /// How lengths are hidden.
     pub shape: Shape,

@@ -10,7 +10,7 @@ use fabstir_protocol::{
     },
 };
 use futures_util::{SinkExt as _, StreamExt as _};
-use rustls::CertificateError;
+use rustls::{AlertDescription, CertificateError};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
     Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config,
@@ -60,9 +60,30 @@ pub(crate) fn not_connected(error: &tungstenite::Error) -> Error {
         Some(rustls::Error::InvalidMessage(_)) => {
             Error::Tls("what listens there speaks none, so that ws:// may be meant".into())
         }
+        Some(rustls::Error::AlertReceived(AlertDescription::CertificateRequired)) => {
+            Error::Tls("it asks for a certificate of yours, and none was shown".into())
+        }
+        Some(rustls::Error::AlertReceived(alert)) if is_of_certificates(*alert) => {
+            Error::Tls("it does not admit the certificate that it was shown".into())
+        }
         Some(error) => Error::Tls(error.to_string()),
         None => Error::Connect(error.to_string()),
     }
+}
+
+/// Whether a peer says by it that what it was shown is not enough.
+fn is_of_certificates(alert: AlertDescription) -> bool {
+    [
+        AlertDescription::AccessDenied,
+        AlertDescription::BadCertificate,
+        AlertDescription::CertificateExpired,
+        AlertDescription::CertificateRevoked,
+        AlertDescription::CertificateUnknown,
+        AlertDescription::DecryptError,
+        AlertDescription::UnknownCA,
+        AlertDescription::UnsupportedCertificate,
+    ]
+    .contains(&alert)
 }
 
 pub(crate) fn refused(code: String, message: String, retry_after_ms: Option<u64>) -> Error {

@@ -37,7 +37,7 @@ pub use answer::{Capture, Direction, End, Event, Frame};
 pub use config::Config;
 pub use error::Error;
 pub use request::{Request, Turn};
-pub use roots::{InvalidRoots, Roots};
+pub use roots::{InvalidCertificate, InvalidRoots, Roots};
 pub use session::{Answer, Least, Op, Session};
 
 use std::sync::Arc;

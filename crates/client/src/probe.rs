@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use futures_util::StreamExt as _;
-use rustls::pki_types::ServerName;
+use rustls::{ProtocolVersion, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -68,6 +68,23 @@ impl Upgraded {
         upgrade(stream, url, roots).await.map(Self)
     }
 
+    /// The TLS that it is inside of; `None` where the address is `ws://`.
+    pub fn tls(&self) -> Option<Tls> {
+        let MaybeTlsStream::Rustls(stream) = self.0.get_ref() else { return None };
+        let (_, connection) = stream.get_ref();
+        let version = match connection.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => "1.3",
+            // Nothing older is spoken here.
+            Some(_) | None => "1.2",
+        };
+        let group = connection.negotiated_key_exchange_group();
+        Some(Tls {
+            version,
+            group: group.map_or_else(|| "unknown".to_owned(), |group| format!("{:?}", group.name())),
+            certificate: connection.peer_certificates().and_then(<[_]>::first).map(|first| first.to_vec()),
+        })
+    }
+
     /// The node's first frame, unread; the connection is closed after it.
     ///
     /// # Errors
@@ -88,6 +105,17 @@ impl Upgraded {
             }
         }
     }
+}
+
+/// What two sides of TLS have agreed on.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Its version, as in 1.3.
+    pub version: &'static str,
+    /// How the keys came about: X25519MLKEM768 resists who records now and has a quantum computer later.
+    pub group: String,
+    /// The certificate that was shown, in DER.
+    pub certificate: Option<Vec<u8>>,
 }
 
 impl fmt::Debug for Upgraded {

@@ -10,8 +10,8 @@ use std::{
 
 use zeroize::Zeroizing;
 
-/// A key is 66 characters, a keystore some hundred; what is far larger is neither.
-const MOST: usize = 16 * 1024;
+/// A key is 66 characters, a keystore some hundred, a chain of certificates some thousand; what is far larger is none of them.
+const MOST: usize = 64 * 1024;
 
 /// Bytes that nobody prints: a key's digits, a password, a PIN. Wiped on drop.
 pub struct Secret(Zeroizing<Vec<u8>>);

@@ -30,6 +30,7 @@ mod env_file;
 mod keys;
 mod limits;
 mod operation;
+mod tls;
 
 pub use engine::{
     EngineArgs, EngineConfig, EngineKind, FlashAttentionMode, KvTypeName, ModelSetting, UpstreamSettings,
@@ -37,10 +38,14 @@ pub use engine::{
 pub use env_file::EnvFile;
 use keys::KeyArgs;
 pub use keys::{CREDENTIAL, KeySources};
-pub use limits::Origins;
 use limits::{LimitArgs, clients, kibibytes, list, origins};
+pub use limits::{Origins, OwnTls};
 pub use operation::LogFormat;
 use operation::OperationArgs;
+use tls::TlsArgs;
+pub use tls::{
+    AcmeConfig, CertificateSource, ClientAuth, ClientCertificates, TlsConfig, TlsSettingsError, TlsVersion,
+};
 
 /// The one setting that is no flag, because flags show in the process list.
 pub const HOST_PRIVATE_KEY: &str = "HOST_PRIVATE_KEY";
@@ -54,6 +59,10 @@ const RESTRICTING: &[&str] = &[
     "REQUIRE_INIT_TIMESTAMP",
     "MIN_PROTOCOL",
     "ALLOW_ANONYMOUS",
+    "TLS_CLIENT_CA_FILE",
+    "TLS_CLIENT_PINS_FILE",
+    "TLS_CLIENT_CRL_FILE",
+    "TLS_CLIENT_AUTH",
 ];
 
 const AFTER_HELP: &str = "\
@@ -73,6 +82,8 @@ pub struct Args {
     /// Address and port to listen on
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen_addr: SocketAddr,
+    #[command(flatten)]
+    tls: TlsArgs,
     #[command(flatten)]
     engine: EngineArgs,
     /// Seconds that an idle session keeps its key
@@ -153,6 +164,8 @@ pub enum ChallengeMode {
 #[expect(missing_docs, reason = "each is explained at the flag of the same name")]
 pub struct Config {
     pub listen: SocketAddr,
+    /// `None` speaks plain HTTP.
+    pub tls: Option<TlsConfig>,
     pub engine: EngineConfig,
     pub store: StoreLimits,
     pub sweep_interval: Duration,
@@ -251,6 +264,8 @@ pub enum ConfigError {
     Origin(String),
     #[error("{setting}: {text:?} is not `default`, a path, or hf:owner/repo/file.gguf")]
     Model { setting: &'static str, text: String },
+    #[error(transparent)]
+    Tls(#[from] TlsSettingsError),
     #[error("{path} holds {HOST_PRIVATE_KEY} and can be read by others; run: chmod 600 {path}")]
     EnvFileMode { path: String },
     #[error("{path} cannot be read: {reason}")]
@@ -314,6 +329,7 @@ impl Args {
         let most_tokens = self.engine.max_tokens_per_request.map(NonZeroU32::get);
         let config = Config {
             listen: self.listen_addr,
+            tls: self.tls.resolve(self.listen_addr)?,
             engine: self.engine.resolve(send_timeout)?,
             store,
             sweep_interval: Duration::from_secs(1),

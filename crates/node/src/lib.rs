@@ -1,6 +1,6 @@
 //! The node: language-model answers over end-to-end encrypted WebSocket sessions.
 //!
-//! Read it in the order of the data: [`server`] accepts sockets, [`connection`] runs one socket to its end,
+//! Read it in the order of the data: [`server`] accepts sockets, [`tls`] ends TLS on them, [`connection`] runs one socket to its end,
 //! [`crypto`] holds keys and sessions, [`answer`] turns a request into sealed chunks, [`channel`]
 //! does all of that for version 2; [`ledger`] keeps account of it, [`admin`] is the operator's way in. The bytes on the wire
 //! are `fabstir_protocol`'s business, tokens are `fabstir_engine`'s.
@@ -31,4 +31,5 @@ mod process;
 pub mod reload;
 pub mod server;
 pub mod systemd;
+pub mod tls;
 mod websocket;

@@ -1,9 +1,11 @@
 //! The socket that clients come to: the node's own, or one that systemd holds and passes on.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use listenfd::ListenFd;
 use tokio::net::{TcpListener, TcpStream};
+
+use crate::tls::Tls;
 
 /// Why there is no socket to listen on.
 #[derive(Debug, thiserror::Error)]
@@ -22,11 +24,12 @@ pub enum ListenError {
 pub struct Listener {
     socket: TcpListener,
     inherited: bool,
+    tls: Option<Arc<Tls>>,
 }
 
 impl From<TcpListener> for Listener {
     fn from(socket: TcpListener) -> Self {
-        Self { socket, inherited: false }
+        Self { socket, inherited: false, tls: None }
     }
 }
 
@@ -57,7 +60,22 @@ impl Listener {
             return bound.map(Self::from).map_err(|cause| ListenError::Bind { address, cause });
         };
         let ready = socket.set_nonblocking(true).and_then(|()| TcpListener::from_std(socket));
-        ready.map(|socket| Self { socket, inherited: true }).map_err(ListenError::Inherited)
+        ready.map(|socket| Self { socket, inherited: true, tls: None }).map_err(ListenError::Inherited)
+    }
+
+    /// Sockets of `socket`, with `tls` on them where there is some.
+    pub fn new(socket: TcpListener, tls: Option<Arc<Tls>>) -> Self {
+        Self::from(socket).with_tls(tls)
+    }
+
+    /// The same with TLS on what is accepted, where there is some.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<Arc<Tls>>) -> Self {
+        Self { tls, ..self }
+    }
+
+    pub(crate) fn tls(&self) -> Option<&Arc<Tls>> {
+        self.tls.as_ref()
     }
 
     /// Where it listens.

@@ -14,8 +14,17 @@ use crate::config::{Config, LogFormat};
 
 /// Dependencies that write what passes through them at `debug` and `trace`. Capped at `info`, whatever the filter
 /// says and however exactly.
-const CAPPED: &[&str] =
-    &["tungstenite", "tokio_tungstenite", "hyper", "hyper_util", "h2", "reqwest", "rustls"];
+const CAPPED: &[&str] = &[
+    "tungstenite",
+    "tokio_tungstenite",
+    "hyper",
+    "hyper_util",
+    "h2",
+    "reqwest",
+    "rustls",
+    "rustls_acme",
+    "async_web_client",
+];
 
 /// llama.cpp reports a hundred lines at every start. They are shown to who asks for them by this name.
 const LLAMA: &str = "llama-cpp-2";

@@ -22,6 +22,7 @@ use fabstir_llm_node::{
     node::Node,
     reload::reload,
     server, systemd,
+    tls::Tls,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
@@ -71,6 +72,7 @@ async fn serve(key: Option<Secret>) -> anyhow::Result<()> {
     let keys = crypto::load_keys(&sources, &config)?;
     let sources = sources.without_text();
     crypto::announce(keys.as_ref().map(|keys| &keys.current));
+    let tls = config.tls.as_ref().map(Tls::load).transpose()?;
     let inherited = Listener::inherited()?;
     let ledger = match &config.usage_dir {
         Some(dir) => Ledger::in_folder(dir).with_context(|| format!("USAGE_DIR: {}", dir.display()))?,
@@ -78,7 +80,7 @@ async fn serve(key: Option<Secret>) -> anyhow::Result<()> {
     };
     let loading = engine::load(&config.engine, hub.as_deref());
     let engine = systemd::at_work("loading the model", loading).await?;
-    let listener = Listener::open(config.listen, inherited).await?;
+    let listener = Listener::open(config.listen, inherited).await?.with_tls(tls);
     let node = Node::with_ledger(config, keys, engine, Arc::new(ledger))?;
     register_reloads(&node, sources);
     serve_aside(&node, &metrics).await?;
@@ -107,6 +109,7 @@ fn perform(command: Command, config: &Config, sources: &KeySources) -> anyhow::R
     match command {
         Command::Keys(command) => command.run(config, sources),
         Command::Config(ConfigCommand::Check) => {
+            config.tls.as_ref().map(Tls::load).transpose()?;
             writeln!(std::io::stdout(), "the settings are in order")?;
             Ok(())
         }

@@ -39,6 +39,8 @@ const DURATION: &str = "fabstir_answer_seconds";
 const CHALLENGES: &str = "fabstir_challenges_signed_total";
 const SLOW: &str = "fabstir_slow_consumers_total";
 const LIMITS: &str = "fabstir_limits_hit_total";
+const TLS_HANDSHAKES: &str = "fabstir_tls_handshakes_total";
+const TLS_EXPIRES: &str = "fabstir_tls_certificate_expires_timestamp_seconds";
 
 const SESSIONS_BY_STATE: &str = "fabstir_sessions";
 const KV_USED: &str = "fabstir_engine_kv_tokens_used";
@@ -105,6 +107,8 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Counter, CHALLENGES, "Challenges signed, by form"),
     (Kind::Counter, SLOW, "Connections closed because they did not read"),
     (Kind::Counter, LIMITS, "Times that a limit was hit, by limit"),
+    (Kind::Counter, TLS_HANDSHAKES, "TLS handshakes by result: ok, failed, timeout"),
+    (Kind::Gauge, TLS_EXPIRES, "When the TLS certificate ends, in seconds since 1970"),
     (
         Kind::Gauge,
         SESSIONS_BY_STATE,
@@ -324,4 +328,14 @@ pub(crate) fn sent(bytes: usize) {
 /// A key took another's place; `key` is `channel` or `identity`.
 pub(crate) fn rotated(key: &'static str) {
     counter!(ROTATIONS, "key" => key).increment(1);
+}
+
+pub(crate) fn tls_handshake(result: &'static str) {
+    counter!(TLS_HANDSHAKES, "result" => result).increment(1);
+}
+
+pub(crate) fn tls_certificate_expires(unix: i64) {
+    // Below 2^53 in this age of the world.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    gauge!(TLS_EXPIRES).set(unix as f64);
 }

@@ -21,7 +21,12 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::{net::TcpStream, task::JoinHandle, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::JoinHandle,
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
@@ -36,6 +41,7 @@ use crate::{
     patient::{Patient, Relieved},
     peer::{Peer, TrustedProxies},
     systemd,
+    tls::Tls,
 };
 
 /// How long sockets get to say goodbye once everything was cancelled.
@@ -58,13 +64,21 @@ const MOST_REFUSALS: usize = 64;
 /// comes there waits for the next process.
 pub async fn run(listener: impl Into<Listener>, node: Arc<Node>, metrics: PrometheusHandle) {
     let listener = listener.into();
+    if node.config.tls.is_some() && listener.tls().is_none() {
+        tracing::error!("the settings ask for TLS, and the listener has none: nothing is served");
+        return;
+    }
     let tasks = TaskTracker::new();
+    if let Some(tls) = listener.tls() {
+        tasks.spawn(Arc::clone(tls).watch(node.stopping.clone()));
+        tls.reload_with(&node.reloads);
+    }
     let router = http::router(Arc::clone(&node), metrics.clone(), tasks.clone());
     let sweeper = tasks.spawn(Arc::clone(&node).sweep());
     let writer = tasks.spawn(write_usage(Arc::clone(&node)));
     let keeper = tasks.spawn(sum_up(metrics, node.stopping.clone()));
     while let Some(accepted) = node.draining.run_until_cancelled(listener.accept()).await {
-        take(accepted, &node, &router, &tasks).await;
+        take((accepted, listener.tls()), &node, &router, &tasks).await;
     }
     let finished = finish(&node);
     tokio::pin!(finished);
@@ -73,7 +87,7 @@ pub async fn run(listener: impl Into<Listener>, node: Arc<Node>, metrics: Promet
             biased;
             () = &mut finished => break,
             accepted = listener.accept(), if !listener.is_inherited() => {
-                take(accepted, &node, &router, &tasks).await;
+                take((accepted, listener.tls()), &node, &router, &tasks).await;
             }
         }
     }
@@ -82,13 +96,13 @@ pub async fn run(listener: impl Into<Listener>, node: Arc<Node>, metrics: Promet
 }
 
 async fn take(
-    accepted: io::Result<(TcpStream, SocketAddr)>,
+    (accepted, tls): (io::Result<(TcpStream, SocketAddr)>, Option<&Arc<Tls>>),
     node: &Arc<Node>,
     router: &Router,
     tasks: &TaskTracker,
 ) {
     match accepted {
-        Ok((socket, peer)) => accept(socket, peer, node, router, tasks),
+        Ok((socket, peer)) => accept((socket, tls), peer, node, router, tasks),
         Err(error) => pause(&error).await,
     }
 }
@@ -117,10 +131,17 @@ async fn write_now(node: &Arc<Node>) {
     let _ = tokio::task::spawn_blocking(move || ledger.write()).await;
 }
 
-fn accept(socket: TcpStream, peer: SocketAddr, node: &Arc<Node>, router: &Router, tasks: &TaskTracker) {
+fn accept(
+    (socket, tls): (TcpStream, Option<&Arc<Tls>>),
+    peer: SocketAddr,
+    node: &Arc<Node>,
+    router: &Router,
+    tasks: &TaskTracker,
+) {
+    let tls = tls.map(Arc::clone);
     let Some(open) = OpenConnection::count(node, peer.ip()) else {
         tracing::debug!(%peer, "refused: MAX_CONNECTIONS or MAX_CONNECTIONS_PER_NETWORK are open");
-        refuse(socket, tasks);
+        refuse((socket, tls), peer, tasks);
         return;
     };
     // Frames are small and each is awaited by somebody.
@@ -130,33 +151,14 @@ fn accept(socket: TcpStream, peer: SocketAddr, node: &Arc<Node>, router: &Router
     // Who comes while the node drains gets one answer: a connection that is shut down before it has asked gets none.
     let late = node.draining.is_cancelled();
     tasks.spawn(async move {
-        let stream = Patient::new(socket, node.config.send_timeout, open.relieved.clone());
-        let open = Arc::new(open);
-        let proxies = node.config.trusted_proxies.clone();
-        let service = router.map_request(move |mut request: Request<hyper::body::Incoming>| {
-            warn_of_ignored(&proxies, peer.ip(), request.headers());
-            let sender = proxies.sender(peer.ip(), request.headers());
-            request.extensions_mut().insert(Peer(sender));
-            // An upgraded socket outlives this task; it counts until it is gone.
-            request.extensions_mut().insert(Arc::clone(&open));
-            request.map(axum::body::Body::new)
-        });
-        let service = service.map_response(move |response| if late { last(response) } else { response });
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(node.config.header_timeout)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
-            .with_upgrades();
-        tokio::pin!(connection);
-        let result = tokio::select! {
-            result = connection.as_mut() => result,
-            () = node.draining.cancelled(), if !late => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
+        let Some(tls) = tls else { return converse(socket, peer, open, router, (&node, late)).await };
+        let shaking = tls.accept(socket, peer, node.config.header_timeout);
+        let inside = tokio::select! {
+            inside = shaking => inside,
+            () = node.draining.cancelled(), if !late => None,
         };
-        if let Err(error) = result {
-            tracing::debug!(%peer, %error, "connection ended");
+        if let Some(inside) = inside {
+            converse(inside, peer, open, router, (&node, late)).await;
         }
     });
 }
@@ -169,16 +171,63 @@ fn last(mut response: Response) -> Response {
     response
 }
 
+/// Speaks HTTP on one connection to its end, or to its upgrade.
+async fn converse(
+    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    peer: SocketAddr,
+    open: OpenConnection,
+    router: Router,
+    (node, late): (&Node, bool),
+) {
+    let stream = Patient::new(io, node.config.send_timeout, open.relieved.clone());
+    let open = Arc::new(open);
+    let proxies = node.config.trusted_proxies.clone();
+    let service = router.map_request(move |mut request: Request<hyper::body::Incoming>| {
+        warn_of_ignored(&proxies, peer.ip(), request.headers());
+        let sender = proxies.sender(peer.ip(), request.headers());
+        request.extensions_mut().insert(Peer(sender));
+        // An upgraded socket outlives this task; it counts until it is gone.
+        request.extensions_mut().insert(Arc::clone(&open));
+        request.map(axum::body::Body::new)
+    });
+    let service = service.map_response(move |response| if late { last(response) } else { response });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(node.config.header_timeout)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+        .with_upgrades();
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = node.draining.cancelled(), if !late => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%peer, %error, "connection ended");
+    }
+}
+
 /// Says that the node is full, in the words of every other refusal. A socket that was never read from would take its
 /// answer with it when it is closed, so what the peer says is read for a moment; of too many at once none is.
-fn refuse(socket: TcpStream, tasks: &TaskTracker) {
+fn refuse((socket, tls): (TcpStream, Option<Arc<Tls>>), peer: SocketAddr, tasks: &TaskTracker) {
     static REFUSALS: AtomicUsize = AtomicUsize::new(0);
     if REFUSALS.load(Ordering::Relaxed) >= MOST_REFUSALS {
         return;
     }
     REFUSALS.fetch_add(1, Ordering::Relaxed);
     tasks.spawn(async move {
-        let _ = timeout(REFUSAL, http::say_busy(socket)).await;
+        let _ = timeout(REFUSAL, async {
+            match tls {
+                None => http::say_busy(socket).await,
+                Some(tls) => match tls.accept(socket, peer, REFUSAL).await {
+                    Some(inside) => http::say_busy(inside).await,
+                    None => Ok(()),
+                },
+            }
+        })
+        .await;
         REFUSALS.fetch_sub(1, Ordering::Relaxed);
     });
 }

@@ -21,7 +21,7 @@ use std::{
 };
 
 use fabstir_engine::EchoEngine;
-use fabstir_llm_node::{config::Args, metrics, node::Node, server};
+use fabstir_llm_node::{config::Args, listener::Listener, metrics, node::Node, server, tls::Tls};
 use fabstir_protocol::{ethereum::Address, identity::PrivateKey};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::oneshot};
@@ -71,10 +71,11 @@ impl TestNode {
             runtime.block_on(async {
                 let listener = TcpListener::bind(address).await.unwrap();
                 let engine = EchoEngine::new(model, 2048).with_delay(delay);
+                let tls = config.tls.as_ref().map(Tls::load).transpose().unwrap();
                 let node = Node::new(config, keys, Arc::new(engine)).unwrap();
                 sender.send((listener.local_addr().unwrap(), Arc::clone(&node))).unwrap();
                 tokio::select! {
-                    () = server::run(listener, node, metrics::start().unwrap()) => {}
+                    () = server::run(Listener::new(listener, tls), node, metrics::start().unwrap()) => {}
                     Ok(()) = stopped => {}
                 }
             });

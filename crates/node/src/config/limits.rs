@@ -92,17 +92,26 @@ pub(super) struct LimitArgs {
     pub(super) send_timeout_seconds: NonZeroU64,
 }
 
+/// Whether the node ends TLS itself.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum OwnTls {
+    Yes,
+    No,
+}
+
 /// Which pages may connect, beside the node's own.
 #[derive(Clone, Debug, Default)]
 pub struct Origins(HashSet<String>);
 
 impl Origins {
-    /// Whether `origin` may talk to a node that was addressed as `host`. Programs that are no browsers send no
-    /// origin.
-    pub fn admit(&self, origin: Option<&str>, host: Option<&str>) -> bool {
+    /// Whether `origin` may talk to a node that was addressed as `host`, and that speaks TLS itself or may have it in front.
+    /// Programs that are no browsers send no origin.
+    pub fn admit(&self, origin: Option<&str>, host: Option<&str>, tls: OwnTls) -> bool {
         let Some(origin) = origin else { return true };
-        let authority = origin.split_once("://").map(|(_, authority)| authority);
-        (authority.is_some() && authority == host) || self.0.contains(origin)
+        // A page in the clear may be anybody's on the way, and is not that of a node that is never in the clear.
+        let own = |(scheme, authority)| Some(authority) == host && (tls == OwnTls::No || scheme == "https");
+        origin.split_once("://").is_some_and(own) || self.0.contains(origin)
     }
 }
 
@@ -152,10 +161,13 @@ mod tests {
     #[test]
     fn an_origin_is_the_nodes_own_or_listed() {
         let origins = origins(vec!["https://app.example".into()]).unwrap();
-        assert!(origins.admit(None, Some("node:8080")));
-        assert!(origins.admit(Some("http://node:8080"), Some("node:8080")));
-        assert!(origins.admit(Some("https://app.example"), Some("node:8080")));
-        assert!(!origins.admit(Some("https://evil.example"), Some("node:8080")));
-        assert!(!origins.admit(Some("null"), None));
+        let admit = |origin, host| origins.admit(origin, host, OwnTls::No);
+        assert!(admit(None, Some("node:8080")));
+        assert!(admit(Some("http://node:8080"), Some("node:8080")));
+        assert!(admit(Some("https://app.example"), Some("node:8080")));
+        assert!(!admit(Some("https://evil.example"), Some("node:8080")));
+        assert!(!admit(Some("null"), None));
+        assert!(origins.admit(Some("https://node"), Some("node"), OwnTls::Yes));
+        assert!(!origins.admit(Some("http://node"), Some("node"), OwnTls::Yes));
     }
 }

@@ -21,7 +21,7 @@ use axum::{
 use fabstir_protocol::{Code, v1::NodeFrame};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::task::TaskTracker;
 
 use crate::{limits::milliseconds, metrics, node::Node};
@@ -98,7 +98,7 @@ fn say_when(headers: &mut HeaderMap, retry_after: Option<Duration>) {
 }
 
 /// Answers a connection for which there is no room, whatever it asks.
-pub(crate) async fn say_busy(mut socket: TcpStream) -> io::Result<()> {
+pub(crate) async fn say_busy(mut socket: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
     metrics::refused(Code::NodeBusy);
     let status = Code::NodeBusy.http_status();
     let body = refusal_text(Code::NodeBusy, None);

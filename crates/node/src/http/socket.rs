@@ -12,6 +12,7 @@ use fabstir_protocol::Code;
 use super::{Shared, arrival::Held, body, json_text, refusal, say_when};
 use crate::{
     answer::Outgoing,
+    config::OwnTls,
     connection::{self, Connection},
     peer::Peer,
     server::OpenConnection,
@@ -72,7 +73,8 @@ pub(super) async fn probe(State(shared): State<Shared>, request: Request) -> Res
 fn admit(shared: &Shared, headers: &HeaderMap) -> Result<(), Code> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let origin = headers.get(header::ORIGIN).map(|value| value.to_str().unwrap_or("null"));
-    if shared.node.config.allowed_origins.admit(origin, text(header::HOST)) {
+    let tls = if shared.node.config.tls.is_some() { OwnTls::Yes } else { OwnTls::No };
+    if shared.node.config.allowed_origins.admit(origin, text(header::HOST), tls) {
         return Ok(());
     }
     Err(Code::OriginNotAllowed)

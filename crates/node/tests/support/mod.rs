@@ -17,9 +17,11 @@ use fabstir_engine::{EchoEngine, Engine, LlamaConfig, LlamaEngine};
 use fabstir_llm_node::{
     config::{Args, Config},
     crypto::NodeKey,
+    listener::Listener,
     metrics,
     node::Node,
     server,
+    tls::Tls,
 };
 use fabstir_protocol::{
     aad::Aad,
@@ -93,6 +95,7 @@ pub(crate) struct TestNode {
     pub(crate) address: std::net::SocketAddr,
     pub(crate) key: PublicKey,
     pub(crate) node: Arc<Node>,
+    pub(crate) tls: Option<Arc<Tls>>,
     task: Option<JoinHandle<()>>,
 }
 
@@ -132,9 +135,12 @@ impl TestNode {
         let address = listener.local_addr().unwrap();
         let public =
             key.as_ref().map_or_else(|| PrivateKey::random(&mut rng()).public_key(), |key| *key.public());
+        let metrics = metrics::start().unwrap();
+        let tls = config.tls.as_ref().map(Tls::load).transpose().unwrap();
         let node = Node::new(config, key, engine).unwrap();
-        let task = tokio::spawn(server::run(listener, Arc::clone(&node), metrics::start().unwrap()));
-        Self { address, key: public, node, task: Some(task) }
+        let listener = Listener::new(listener, tls.clone());
+        let task = tokio::spawn(server::run(listener, Arc::clone(&node), metrics));
+        Self { address, key: public, node, tls, task: Some(task) }
     }
 
     pub(crate) async fn connect(&self) -> Peer {

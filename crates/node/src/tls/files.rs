@@ -1,0 +1,74 @@
+//! The files that TLS is made of: how they are read, and how it shows that they have changed.
+
+use std::{
+    fs::{File, Metadata},
+    io::{self, Read as _},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use zeroize::Zeroizing;
+
+use super::TlsError;
+use crate::config::{CertificateSource, TlsConfig};
+
+/// Everything in the file of a setting.
+pub(super) fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|source| TlsError::File { setting, path: path.into(), source })
+}
+
+/// The text of a key, wiped on drop. A file that others may read is refused.
+pub(super) fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+    let failed = |source: io::Error| TlsError::File { setting: "TLS_KEY_FILE", path: path.into(), source };
+    let mut file = File::open(path).map_err(failed)?;
+    let about = file.metadata().map_err(failed)?;
+    if about.mode() & 0o077 != 0 {
+        return Err(TlsError::KeyMode { path: path.into() });
+    }
+    // With room for all of it at once: a buffer that grows leaves copies behind.
+    let room = usize::try_from(about.len()).unwrap_or_default().saturating_add(1);
+    let mut text = Zeroizing::new(Vec::with_capacity(room));
+    file.read_to_end(&mut text).map_err(failed)?;
+    Ok(text)
+}
+
+/// What tells a file from the one that was there before: a rewritten one by its times, a replaced one by its number too.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl From<Metadata> for Stamp {
+    fn from(about: Metadata) -> Self {
+        Self {
+            device: about.dev(),
+            inode: about.ino(),
+            size: about.size(),
+            modified: (about.mtime(), about.mtime_nsec()),
+            changed: (about.ctime(), about.ctime_nsec()),
+        }
+    }
+}
+
+/// All files of a node's TLS, as they are; a file that cannot be looked at has none.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Stamps(Vec<Option<Stamp>>);
+
+impl Stamps {
+    pub(super) fn of(config: &TlsConfig) -> Self {
+        Self(files(config).map(|path| path.metadata().ok().map(Stamp::from)).collect())
+    }
+}
+
+fn files(config: &TlsConfig) -> impl Iterator<Item = &PathBuf> {
+    let pair = match &config.certificate {
+        CertificateSource::Files { chain, key } => [Some(chain), Some(key)],
+        CertificateSource::Acme(_) => [None, None],
+    };
+    let clients = config.clients.iter().flat_map(|of| [of.ca.as_ref(), of.pins.as_ref(), of.crl.as_ref()]);
+    pair.into_iter().chain(clients).flatten()
+}
