@@ -14,7 +14,11 @@ mod pki;
 mod spawned;
 mod support;
 
-use std::{os::unix::fs::PermissionsExt as _, process::Stdio};
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use pki::{Authority, Files, get};
 use rcgen::CertificateParams;
@@ -43,9 +47,23 @@ fn refused(flags: &[&str], env: &[(&str, &str)]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let mut command = node_in(dir.path());
     command.args(flags).env("HOST_PRIVATE_KEY", fresh_key()).envs(env.iter().copied());
-    let output = command.stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap();
-    assert!(!output.status.success());
-    String::from_utf8(output.stderr).unwrap()
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    // One that starts all the same is not waited for.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let ended = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break Some(status);
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(ended.is_some_and(|status| !status.success()), "it started: {said}");
+    said
 }
 
 #[test]
