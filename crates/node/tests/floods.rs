@@ -175,13 +175,11 @@ async fn answer(peer: &mut Peer, session: &mut ClientSession) -> f64 {
 
 /// Sends inits as fast as they are answered, until it is told to stop. How many were.
 async fn flood(mut peer: Peer, inits: Vec<String>, stop: CancellationToken) -> usize {
-    let mut answered = 0;
-    for init in inits {
+    for (answered, init) in inits.into_iter().enumerate() {
         if stop.is_cancelled() {
             return answered;
         }
         assert_eq!(peer.outcome(init).await, "session_init_ack");
-        answered += 1;
     }
     panic!("more inits are needed");
 }
