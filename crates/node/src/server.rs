@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_count_for_their_network_and_a_trusted_proxys_for_nobody() {
+    fn sockets_count_for_their_network_and_those_of_a_trusted_proxy_for_nobody() {
         let node = node(&["--max-connections-per-network", "1", "--trusted-proxies", "192.0.2.9"]);
         let first = count(&node, "192.0.2.1").unwrap();
         assert!(count(&node, "192.0.2.1").is_none());
