@@ -507,6 +507,16 @@ mod tests {
         assert!(sentence(&["--max-tokens-per-request", "9999"], &[]).starts_with("MAX_TOKENS_PER_REQUEST"));
         assert!(sentence(&["--allowed-clients", "0x12"], &[key, test]).contains("0x12"));
         assert!(sentence(&["--allowed-origins", "*"], &[]).contains("ALLOWED_ORIGINS"));
+        assert!(sentence(&["--trusted-proxies", "proxy.example"], &[]).starts_with("TRUSTED_PROXIES"));
+        let missing = "/nowhere/clients";
+        for (flag, setting) in [
+            ("--allowed-clients-file", "ALLOWED_CLIENTS_FILE"),
+            ("--denied-clients-file", "DENIED_CLIENTS_FILE"),
+        ] {
+            assert!(sentence(&[flag, missing], &[key, test]).starts_with(&format!("{setting}: {missing}")));
+            assert!(sentence(&[flag, missing], &[]).contains("needs HOST_PRIVATE_KEY"));
+            assert!(sentence(&[flag, missing, "--allow-plaintext"], &[key, test]).contains("contradict"));
+        }
     }
 
     fn key(env: &[(&str, &str)]) -> Result<Option<NodeKey>, String> {

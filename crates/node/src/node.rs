@@ -157,7 +157,7 @@ impl Node {
             draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
             connections: AtomicUsize::new(0),
-            handshakes: Semaphore::new(std::thread::available_parallelism().map_or(1, NonZeroUsize::get)),
+            handshakes: Semaphore::new(places()),
             queued_kibibytes: Arc::new(Semaphore::new(config.max_queued_kibibytes)),
             key_work: AtomicU64::new(0),
             next_connection: AtomicU64::new(0),
@@ -187,7 +187,7 @@ impl Node {
         self.hasher.hash_one(client)
     }
 
-    /// Does public-key work on a thread of its own, so many at once as there are cores. `None` where there is no
+    /// Does public-key work on a thread of its own, on one core less than there are. `None` where there is no
     /// thread.
     pub async fn on_pool<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let _place = self.handshakes.acquire().await.ok()?;
@@ -303,6 +303,12 @@ impl Node {
             self.channels.judge(&self.access);
         }
     }
+}
+
+/// So many at once: one less than there are cores, or one. A flood of handshakes that are all in order leaves a core to the
+/// answers that run, and to the threads that serve sockets.
+fn places() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get).saturating_sub(1).max(1)
 }
 
 /// Where nonces come from: a generator of this thread, seeded by the operating system's, and again every 64 KiB. One is

@@ -330,3 +330,36 @@ async fn end(node: &Arc<Node>, tasks: &TaskTracker, forever: [JoinHandle<()>; 3]
         "stopped: every session key is wiped"
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use fabstir_engine::EchoEngine;
+
+    use super::*;
+    use crate::config::Args;
+
+    fn node(flags: &[&str]) -> Arc<Node> {
+        let argv = ["node"].iter().chain(flags).map(OsString::from);
+        let (config, key) = Args::read(argv, &|_: &str| None).unwrap().resolve(|_| None).unwrap();
+        Node::new(config, key, Arc::new(EchoEngine::new("echo", 64)))
+    }
+
+    fn count(node: &Arc<Node>, peer: &str) -> Option<OpenConnection> {
+        OpenConnection::count(node, peer.parse().unwrap())
+    }
+
+    #[test]
+    fn sockets_count_for_their_network_and_those_of_a_trusted_proxy_for_nobody() {
+        let node = node(&["--max-connections-per-network", "1", "--trusted-proxies", "192.0.2.9"]);
+        let first = count(&node, "192.0.2.1").unwrap();
+        assert!(count(&node, "192.0.2.1").is_none());
+        let _other = count(&node, "192.0.2.2").unwrap();
+        let _proxied = (count(&node, "192.0.2.9").unwrap(), count(&node, "192.0.2.9").unwrap());
+        drop(first);
+        count(&node, "192.0.2.1").unwrap();
+        // What was refused is counted no more.
+        assert_eq!(node.connections.load(Ordering::Relaxed), 3);
+    }
+}

@@ -11,15 +11,18 @@
 
 mod support;
 
+use std::time::Instant;
+
 use fabstir_protocol::{
     identity::PrivateKey,
-    v1::Dialect,
+    v1::{ClientSession, Dialect},
     v2::{AwaitingM2, AwsLc},
 };
 use futures_util::SinkExt as _;
 use serde_json::{Value, json};
-use support::{Peer, TestNode, echo, edit, flip, init, rng, wallet};
+use support::{Peer, TestNode, echo, edit, flip, init, llama, rng, wallet};
 use tokio_tungstenite::tungstenite::Message;
+use tokio_util::sync::CancellationToken;
 
 /// One of the ways to send an init that opens nothing, and whether its form gives it away.
 struct Garbage {
@@ -158,4 +161,67 @@ async fn a_message_1_that_opens_nothing_costs_one_agreement_and_none_where_its_l
         assert_eq!(peer.receive().await["code"], "HANDSHAKE_FAILED");
         assert_eq!(node.node.key_work() - before, cost, "byte {at}");
     }
+}
+
+/// How long an answer of so many tokens takes.
+async fn answer(peer: &mut Peer, session: &mut ClientSession) -> f64 {
+    let request =
+        json!({"prompt": "Count from one to a hundred.", "max_tokens": 96, "temperature": 0}).to_string();
+    let begun = Instant::now();
+    let heard = peer.ask(session, &request).await;
+    assert_eq!(heard.finish_reason, "length");
+    begun.elapsed().as_secs_f64()
+}
+
+/// Sends inits as fast as they are answered, until it is told to stop. How many were.
+async fn flood(mut peer: Peer, inits: Vec<String>, stop: CancellationToken) -> usize {
+    for (answered, init) in inits.into_iter().enumerate() {
+        if stop.is_cancelled() {
+            return answered;
+        }
+        assert_eq!(peer.outcome(init).await, "session_init_ack");
+    }
+    panic!("more inits are needed");
+}
+
+/// A measurement, and no verdict: what valid inits from eight connections do to the pace of one answer, alone and under
+/// the flood by turns.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes; says what it measured"]
+async fn what_a_flood_of_valid_inits_does_to_a_running_answer() {
+    let node = TestNode::with(llama(1), &[], |config| {
+        config.inits_per_minute = 6_000_000.try_into().unwrap();
+        config.inits_per_minute_per_address = 6_000_000.try_into().unwrap();
+    })
+    .await;
+    let mut asking = node.connect().await;
+    let mut session = asking.open("1").await.session;
+    answer(&mut asking, &mut session).await;
+    let mut ratios = Vec::new();
+    for _ in 0..7 {
+        let alone = answer(&mut asking, &mut session).await;
+        let stop = CancellationToken::new();
+        let mut floods = Vec::new();
+        for _ in 0..8 {
+            let (peer, wallet) = (node.connect().await, wallet());
+            let inits = (0..4000).map(|_| fresh(&peer, &wallet)).collect();
+            floods.push((peer, inits));
+        }
+        let floods: Vec<_> =
+            floods.into_iter().map(|(peer, inits)| tokio::spawn(flood(peer, inits, stop.clone()))).collect();
+        let under = answer(&mut asking, &mut session).await;
+        stop.cancel();
+        let mut answered = 0;
+        for one in floods {
+            answered += one.await.unwrap();
+        }
+        println!(
+            "alone {alone:.2} s, under {:.0} inits a second {under:.2} s: {:.2} times",
+            answered as f64 / under,
+            under / alone
+        );
+        ratios.push(under / alone);
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!("median {:.2} times", ratios[3]);
 }
