@@ -1,0 +1,48 @@
+//! The rows.
+
+mod idle;
+
+use clap::ValueEnum;
+
+use crate::{
+    context::{Context, Form},
+    outcome::Outcome,
+};
+
+/// A row of the suite.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Row {
+    Idle,
+    Soak,
+}
+
+impl Row {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Soak => "soak",
+        }
+    }
+
+    pub(crate) fn what(self) -> &'static str {
+        match self {
+            Self::Idle => "many idle encrypted sessions: none is dropped, and what each of them weighs",
+            Self::Soak => "sessions come and go: memory, descriptors and threads stay as they are",
+        }
+    }
+
+    /// How long the row may take.
+    pub(crate) fn minutes(self, form: Form) -> u64 {
+        match self {
+            Self::Idle => form.of(30, 4),
+            Self::Soak => form.of(90, 5),
+        }
+    }
+
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<Outcome> {
+        match self {
+            Self::Idle => Box::pin(idle::run(context)).await,
+            Self::Soak => Ok(Outcome::left_out("later")),
+        }
+    }
+}
