@@ -5,6 +5,7 @@
 //! nothing but loopback is loaded. docs/reliability.md is written from the results.
 
 mod args;
+mod behind;
 mod context;
 mod node;
 mod outcome;

@@ -25,6 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Most of a log that is kept: at its most talkative a node says gigabytes.
 const MOST_SAID: usize = 64 << 20;
 
+/// As many sessions in a minute as the memory of inits holds: most rows are not about that limit.
+const ROOM: [(&str, &str); 2] = [("INITS_PER_MINUTE", "6000"), ("SESSION_KEY_TTL_SECONDS", "600")];
+
 /// A running node. Killed on drop.
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -89,7 +92,11 @@ impl Launch {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
         Ok(Self {
-            settings: settings.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            settings: ROOM
+                .iter()
+                .chain(settings)
+                .map(|(name, value)| ((*name).into(), (*value).into()))
+                .collect(),
             address: "127.0.0.1:0".into(),
             secret: const_hex::encode(seed),
             folder: Arc::new(tempfile::tempdir()?),

@@ -75,13 +75,8 @@ async fn one_version(context: &Context, version: Version) -> anyhow::Result<Outc
     let mut outcome = Outcome::default();
     let count: usize = context.form.of(10_000, 1_000);
     let most = count.saturating_add(64).to_string();
-    let settings = [
-        ("MAX_SESSIONS", most.as_str()),
-        ("MAX_CONNECTIONS", &most),
-        ("INITS_PER_MINUTE", "6000"),
-        ("SESSION_KEY_TTL_SECONDS", "600"),
-        ("CONVERSATION_GRACE_SECONDS", "0"),
-    ];
+    let settings =
+        [("MAX_SESSIONS", most.as_str()), ("MAX_CONNECTIONS", &most), ("CONVERSATION_GRACE_SECONDS", "0")];
     let node = Arc::new(context.echo(&settings).await?);
     let mut first = Vec::new();
     for number in 0..FIRST {

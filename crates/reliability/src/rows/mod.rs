@@ -1,5 +1,6 @@
 //! The rows.
 
+mod disconnect;
 mod idle;
 
 use clap::ValueEnum;
@@ -13,6 +14,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Row {
     Idle,
+    Disconnect,
     Soak,
 }
 
@@ -20,6 +22,7 @@ impl Row {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Idle => "idle",
+            Self::Disconnect => "disconnect",
             Self::Soak => "soak",
         }
     }
@@ -27,6 +30,9 @@ impl Row {
     pub(crate) fn what(self) -> &'static str {
         match self {
             Self::Idle => "many idle encrypted sessions: none is dropped, and what each of them weighs",
+            Self::Disconnect => {
+                "clients that leave: their place is free at once, and nobody hears another's words"
+            }
             Self::Soak => "sessions come and go: memory, descriptors and threads stay as they are",
         }
     }
@@ -35,6 +41,7 @@ impl Row {
     pub(crate) fn minutes(self, form: Form) -> u64 {
         match self {
             Self::Idle => form.of(30, 4),
+            Self::Disconnect => form.of(40, 4),
             Self::Soak => form.of(90, 5),
         }
     }
@@ -42,6 +49,7 @@ impl Row {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<Outcome> {
         match self {
             Self::Idle => Box::pin(idle::run(context)).await,
+            Self::Disconnect => Box::pin(disconnect::run(context)).await,
             Self::Soak => Ok(Outcome::left_out("later")),
         }
     }
