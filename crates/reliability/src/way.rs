@@ -40,6 +40,7 @@ struct Shared {
     cuts: Mutex<Vec<Cut>>,
     made: AtomicUsize,
     fallen: AtomicUsize,
+    down: AtomicUsize,
     cut: watch::Sender<u32>,
 }
 
@@ -50,8 +51,9 @@ impl Way {
         let address = listener.local_addr()?;
         cuts.reverse();
         let (made, fallen) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let down = AtomicUsize::new(0);
         let cut = watch::Sender::new(0);
-        let shared = Arc::new(Shared { node, cuts: Mutex::new(cuts), made, fallen, cut });
+        let shared = Arc::new(Shared { node, cuts: Mutex::new(cuts), made, fallen, down, cut });
         let task = tokio::spawn(accept(listener, Arc::clone(&shared))).abort_handle();
         Ok(Self { address, shared, task })
     }
@@ -68,6 +70,11 @@ impl Way {
     /// Connections that fell where they were told to.
     pub(crate) fn fallen(&self) -> usize {
         self.shared.fallen.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that went to clients.
+    pub(crate) fn carried_down(&self) -> usize {
+        self.shared.down.load(Ordering::Relaxed)
     }
 
     /// Connections that were made.
@@ -95,8 +102,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             let (from_node, to_node) = node.into_split();
             // Who returns first takes the other along: both sockets fall together.
             let fell = tokio::select! {
-                fell = carry(from_client, to_node, cut.up) => fell,
-                fell = carry(from_node, to_client, cut.down) => fell,
+                fell = carry(from_client, to_node, cut.up, None) => fell,
+                fell = carry(from_node, to_client, cut.down, Some(&shared.down)) => fell,
                 cut = all.changed() => cut.is_ok(),
             };
             shared.fallen.fetch_add(usize::from(fell), Ordering::Relaxed);
@@ -105,13 +112,21 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 /// Carries until the end, or until as many bytes as are let through; whether it was cut.
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut left: Option<usize>) -> bool {
+async fn carry(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut left: Option<usize>,
+    counter: Option<&AtomicUsize>,
+) -> bool {
     let mut bytes = [0; 4096];
     while let Ok(read @ 1..) = from.read(&mut bytes).await {
         let most = left.map_or(read, |left| left.min(read));
         let Some(through) = bytes.get(..most) else { return false };
         if to.write_all(through).await.is_err() {
             return false;
+        }
+        if let Some(counter) = counter {
+            counter.fetch_add(through.len(), Ordering::Relaxed);
         }
         if let Some(left) = &mut left {
             *left = left.saturating_sub(read);

@@ -2,6 +2,7 @@
 
 mod disconnect;
 mod idle;
+mod resume;
 
 use clap::ValueEnum;
 
@@ -15,6 +16,7 @@ use crate::{
 pub(crate) enum Row {
     Idle,
     Disconnect,
+    Resume,
     Soak,
 }
 
@@ -23,6 +25,7 @@ impl Row {
         match self {
             Self::Idle => "idle",
             Self::Disconnect => "disconnect",
+            Self::Resume => "resume",
             Self::Soak => "soak",
         }
     }
@@ -33,6 +36,9 @@ impl Row {
             Self::Disconnect => {
                 "clients that leave: their place is free at once, and nobody hears another's words"
             }
+            Self::Resume => {
+                "connections cut at random bytes: every answer is the uncut one, its tokens counted once"
+            }
             Self::Soak => "sessions come and go: memory, descriptors and threads stay as they are",
         }
     }
@@ -42,6 +48,7 @@ impl Row {
         match self {
             Self::Idle => form.of(30, 4),
             Self::Disconnect => form.of(40, 4),
+            Self::Resume => form.of(60, 4),
             Self::Soak => form.of(90, 5),
         }
     }
@@ -50,6 +57,7 @@ impl Row {
         match self {
             Self::Idle => Box::pin(idle::run(context)).await,
             Self::Disconnect => Box::pin(disconnect::run(context)).await,
+            Self::Resume => Box::pin(resume::run(context)).await,
             Self::Soak => Ok(Outcome::left_out("later")),
         }
     }
