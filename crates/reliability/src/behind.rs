@@ -17,11 +17,16 @@ use tokio::{
     time::sleep,
 };
 
+const END: &[u8] =
+    b"data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+
 /// What it does with a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Manner {
     /// Says the prompt's words back, one after each pause, again and again until it is let go.
     Drip(Duration),
+    /// The same once, with an end.
+    Once(Duration),
     /// Takes the request, and says nothing.
     Silent,
     /// A status of its own.
@@ -156,6 +161,14 @@ impl Shared {
                     sleep(pause).await;
                 }
                 Ok(())
+            }
+            Manner::Once(pause) => {
+                stream(to).await?;
+                for word in words.split_inclusive(' ') {
+                    event(to, word).await?;
+                    sleep(pause).await;
+                }
+                to.write_all(END).await
             }
             Manner::Silent => std::future::pending().await,
             Manner::Status(status) => say(to, status, "{\"error\":{\"message\":\"no\"}}").await,

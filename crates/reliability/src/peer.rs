@@ -25,7 +25,10 @@ use tokio::{
 };
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
-    tungstenite::{Message, protocol::WebSocketConfig},
+    tungstenite::{
+        Message,
+        protocol::{WebSocketConfig, frame::coding::CloseCode},
+    },
 };
 
 use crate::{node::Node, rng, unix_now};
@@ -241,6 +244,7 @@ impl Peer {
                     }
                     Some(Heard::Ping)
                 }
+                (_, Message::Close(Some(frame))) if frame.code == CloseCode::Away => Some(Heard::Goodbye),
                 (_, Message::Close(_)) => Some(Heard::Closed),
                 (Side::One { session, opener, reason }, Message::Text(text)) => {
                     old_words(session, opener, reason, text.as_str())?

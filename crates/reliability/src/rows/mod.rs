@@ -2,6 +2,7 @@
 
 mod disconnect;
 mod idle;
+mod kill;
 mod resume;
 
 use clap::ValueEnum;
@@ -17,6 +18,7 @@ pub(crate) enum Row {
     Idle,
     Disconnect,
     Resume,
+    Kill,
     Soak,
 }
 
@@ -26,6 +28,7 @@ impl Row {
             Self::Idle => "idle",
             Self::Disconnect => "disconnect",
             Self::Resume => "resume",
+            Self::Kill => "kill",
             Self::Soak => "soak",
         }
     }
@@ -39,6 +42,9 @@ impl Row {
             Self::Resume => {
                 "connections cut at random bytes: every answer is the uncut one, its tokens counted once"
             }
+            Self::Kill => {
+                "kill -9 and SIGTERM in the middle of answers, and another node at once in its place"
+            }
             Self::Soak => "sessions come and go: memory, descriptors and threads stay as they are",
         }
     }
@@ -49,6 +55,7 @@ impl Row {
             Self::Idle => form.of(30, 4),
             Self::Disconnect => form.of(40, 4),
             Self::Resume => form.of(60, 4),
+            Self::Kill => form.of(15, 3),
             Self::Soak => form.of(90, 5),
         }
     }
@@ -58,6 +65,7 @@ impl Row {
             Self::Idle => Box::pin(idle::run(context)).await,
             Self::Disconnect => Box::pin(disconnect::run(context)).await,
             Self::Resume => Box::pin(resume::run(context)).await,
+            Self::Kill => Box::pin(kill::run(context)).await,
             Self::Soak => Ok(Outcome::left_out("later")),
         }
     }
