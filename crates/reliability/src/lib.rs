@@ -7,6 +7,7 @@
 mod args;
 mod behind;
 mod context;
+mod garbage;
 mod node;
 mod outcome;
 mod page;

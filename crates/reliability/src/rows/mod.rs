@@ -1,6 +1,7 @@
 //! The rows.
 
 mod disconnect;
+mod floods;
 mod idle;
 mod kill;
 mod resume;
@@ -19,6 +20,7 @@ pub(crate) enum Row {
     Disconnect,
     Resume,
     Kill,
+    Floods,
     Soak,
 }
 
@@ -29,6 +31,7 @@ impl Row {
             Self::Disconnect => "disconnect",
             Self::Resume => "resume",
             Self::Kill => "kill",
+            Self::Floods => "floods",
             Self::Soak => "soak",
         }
     }
@@ -45,6 +48,9 @@ impl Row {
             Self::Kill => {
                 "kill -9 and SIGTERM in the middle of answers, and another node at once in its place"
             }
+            Self::Floods => {
+                "garbage and too many sessions: others keep their pace, nothing is taken, nothing stays"
+            }
             Self::Soak => "sessions come and go: memory, descriptors and threads stay as they are",
         }
     }
@@ -56,6 +62,7 @@ impl Row {
             Self::Disconnect => form.of(40, 4),
             Self::Resume => form.of(60, 4),
             Self::Kill => form.of(15, 3),
+            Self::Floods => form.of(20, 3),
             Self::Soak => form.of(90, 5),
         }
     }
@@ -66,6 +73,7 @@ impl Row {
             Self::Disconnect => Box::pin(disconnect::run(context)).await,
             Self::Resume => Box::pin(resume::run(context)).await,
             Self::Kill => Box::pin(kill::run(context)).await,
+            Self::Floods => Box::pin(floods::run(context)).await,
             Self::Soak => Ok(Outcome::left_out("later")),
         }
     }
