@@ -20,4 +20,5 @@ pub mod model;
 pub mod node;
 mod pieces;
 pub mod server;
-mod websocket;
+#[doc(hidden)] // for examples/echo_ws.rs, which is held to the suites of others
+pub mod websocket;

@@ -5,6 +5,7 @@ mod floods;
 mod idle;
 mod kill;
 mod resume;
+mod slow;
 
 use clap::ValueEnum;
 
@@ -21,6 +22,7 @@ pub(crate) enum Row {
     Resume,
     Kill,
     Floods,
+    Slow,
     Soak,
 }
 
@@ -32,6 +34,7 @@ impl Row {
             Self::Resume => "resume",
             Self::Kill => "kill",
             Self::Floods => "floods",
+            Self::Slow => "slow",
             Self::Soak => "soak",
         }
     }
@@ -51,6 +54,9 @@ impl Row {
             Self::Floods => {
                 "garbage and too many sessions: others keep their pace, nothing is taken, nothing stays"
             }
+            Self::Slow => {
+                "slow headers, bodies and readers: each is closed in time, and others do not notice"
+            }
             Self::Soak => "sessions come and go: memory, descriptors and threads stay as they are",
         }
     }
@@ -63,6 +69,7 @@ impl Row {
             Self::Resume => form.of(60, 4),
             Self::Kill => form.of(15, 3),
             Self::Floods => form.of(20, 3),
+            Self::Slow => form.of(10, 3),
             Self::Soak => form.of(90, 5),
         }
     }
@@ -74,6 +81,7 @@ impl Row {
             Self::Resume => Box::pin(resume::run(context)).await,
             Self::Kill => Box::pin(kill::run(context)).await,
             Self::Floods => Box::pin(floods::run(context)).await,
+            Self::Slow => Box::pin(slow::run(context)).await,
             Self::Soak => Ok(Outcome::left_out("later")),
         }
     }
