@@ -6,6 +6,7 @@
 
 mod args;
 mod behind;
+mod bombs;
 mod context;
 mod garbage;
 mod node;

@@ -14,7 +14,7 @@ use fabstir_protocol::{
     v1::{AnswerOpener, ClientHello, ClientSession, Dialect, InitContext, Reply},
     v2::{
         Advertisement, Answers, AwaitingM2, AwsLc, Cancel, Channel, Flags, FromNode, Goodbye, Hello,
-        RecordType, Shape, encode,
+        MAX_BODY, RecordType, Shape, encode,
     },
 };
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -212,23 +212,41 @@ impl Peer {
 
     /// Sends a request.
     pub(crate) async fn say(&mut self, request: &Value) -> anyhow::Result<()> {
-        let message = match &mut self.side {
+        let body = match self.side {
+            Side::One { .. } => request.to_string(),
+            Side::Two(_) => json!({"op": "chat", "body": request}).to_string(),
+        };
+        self.say_bytes(body.as_bytes()).await
+    }
+
+    /// Sends whatever it is as a request.
+    pub(crate) async fn say_bytes(&mut self, body: &[u8]) -> anyhow::Result<()> {
+        let frames = match &mut self.side {
             Side::One { session, opener, reason } => {
                 *opener = Some(session.answer());
                 *reason = None;
-                let text = session.message(request.to_string().as_bytes(), &mut rng());
-                Message::text(text.ok().context("the session is spent")?)
+                let text = session.message(body, &mut rng());
+                vec![Message::text(text.ok().context("the session is spent")?)]
             }
             Side::Two(two) => {
                 two.requests = two.requests.saturating_add(1);
                 two.answers.expect(two.requests);
-                let body = json!({"op": "chat", "body": request}).to_string();
-                let sealer = &mut two.channel.sealer;
-                let sealed = sealer.seal(RecordType::Request, Flags::LAST, two.requests, 0, body.as_bytes());
-                Message::binary(sealed.ok().context("the channel is spent")?)
+                let (request, sealer) = (two.requests, &mut two.channel.sealer);
+                let (mut frames, parts) = (Vec::new(), body.chunks(MAX_BODY).collect::<Vec<_>>());
+                let parts = if parts.is_empty() { vec![body] } else { parts };
+                for (at, part) in parts.iter().enumerate() {
+                    let last = at.saturating_add(1) == parts.len();
+                    let flags = if last { Flags::LAST } else { Flags::NONE };
+                    let index = u32::try_from(at)?;
+                    let sealed = sealer.seal(RecordType::Request, flags, request, index, part);
+                    frames.push(Message::binary(sealed.ok().context("the channel is spent")?));
+                }
+                frames
             }
         };
-        timeout(PATIENCE, self.socket.send(message)).await.context("the node does not read")??;
+        for frame in frames {
+            timeout(PATIENCE, self.socket.send(frame)).await.context("the node does not read")??;
+        }
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! The rows.
 
+mod conformance;
 mod disconnect;
 mod floods;
 mod idle;
@@ -23,6 +24,7 @@ pub(crate) enum Row {
     Kill,
     Floods,
     Slow,
+    Conformance,
     Soak,
 }
 
@@ -35,6 +37,7 @@ impl Row {
             Self::Kill => "kill",
             Self::Floods => "floods",
             Self::Slow => "slow",
+            Self::Conformance => "conformance",
             Self::Soak => "soak",
         }
     }
@@ -57,6 +60,7 @@ impl Row {
             Self::Slow => {
                 "slow headers, bodies and readers: each is closed in time, and others do not notice"
             }
+            Self::Conformance => "WebSocket by the letter, and frames, texts and hex that are meant to hurt",
             Self::Soak => "sessions come and go: memory, descriptors and threads stay as they are",
         }
     }
@@ -70,6 +74,7 @@ impl Row {
             Self::Kill => form.of(15, 3),
             Self::Floods => form.of(20, 3),
             Self::Slow => form.of(10, 3),
+            Self::Conformance => form.of(10, 3),
             Self::Soak => form.of(90, 5),
         }
     }
@@ -82,6 +87,7 @@ impl Row {
             Self::Kill => Box::pin(kill::run(context)).await,
             Self::Floods => Box::pin(floods::run(context)).await,
             Self::Slow => Box::pin(slow::run(context)).await,
+            Self::Conformance => Box::pin(conformance::run(context)).await,
             Self::Soak => Ok(Outcome::left_out("later")),
         }
     }

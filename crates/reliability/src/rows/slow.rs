@@ -43,7 +43,9 @@ pub(crate) async fn run(context: &Context) -> anyhow::Result<Outcome> {
     let well = Peer::open(&node, Version::Two, HERE).await?;
     let (health, watching) = Health::watch(&node);
     let peers: usize = context.form.of(400, 100);
-    context.show(format!("slow: {peers} headers and {peers} bodies that come byte by byte, and readers that do not read"));
+    context.show(format!(
+        "slow: {peers} headers and {peers} bodies that come byte by byte, and readers that do not read"
+    ));
     let (headers, bodies, readers) = tokio::try_join!(
         drips(node.address, "GET /health HTTP/1.1\r\nhost: node\r\nx-slow: ", peers),
         drips(node.address, "POST /v1/ws HTTP/1.1\r\nhost: node\r\ncontent-length: 9999\r\n\r\n", peers),
@@ -132,11 +134,7 @@ async fn drips(node: SocketAddr, begin: &'static str, peers: usize) -> anyhow::R
 }
 
 /// Clients that ask for an answer without end, and do not read it.
-async fn readers(
-    context: &Context,
-    node: &Node,
-    behind: &Behind,
-) -> anyhow::Result<Outcome> {
+async fn readers(context: &Context, node: &Node, behind: &Behind) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
     let readers: usize = context.form.of(50, 10);
     let before = node.metric("fabstir_slow_consumers_total").await?;
@@ -160,7 +158,8 @@ async fn readers(
         "s",
         Goal::AtMost(40.0),
     );
-    let closed = async || -> anyhow::Result<f64> { Ok(node.metric("fabstir_slow_consumers_total").await? - before) };
+    let closed =
+        async || -> anyhow::Result<f64> { Ok(node.metric("fabstir_slow_consumers_total").await? - before) };
     until(Duration::from_secs(20), DRIP, async || Ok(closed().await? >= float(readers))).await?;
     outcome.figure("closed as slow consumers", closed().await?, "", Goal::Exactly(float(readers)));
     Ok(outcome)
