@@ -9,6 +9,7 @@ mod behind;
 mod bombs;
 mod context;
 mod garbage;
+mod hub;
 mod node;
 mod outcome;
 mod page;

@@ -5,6 +5,7 @@ mod disconnect;
 mod floods;
 mod idle;
 mod kill;
+mod machine;
 mod resume;
 mod slow;
 
@@ -25,6 +26,7 @@ pub(crate) enum Row {
     Floods,
     Slow,
     Conformance,
+    Machine,
     Soak,
 }
 
@@ -38,6 +40,7 @@ impl Row {
             Self::Floods => "floods",
             Self::Slow => "slow",
             Self::Conformance => "conformance",
+            Self::Machine => "machine",
             Self::Soak => "soak",
         }
     }
@@ -61,6 +64,7 @@ impl Row {
                 "slow headers, bodies and readers: each is closed in time, and others do not notice"
             }
             Self::Conformance => "WebSocket by the letter, and frames, texts and hex that are meant to hurt",
+            Self::Machine => "descriptors run out, clocks jump, disks are full, fetches are killed",
             Self::Soak => "sessions come and go: memory, descriptors and threads stay as they are",
         }
     }
@@ -75,6 +79,7 @@ impl Row {
             Self::Floods => form.of(20, 3),
             Self::Slow => form.of(10, 3),
             Self::Conformance => form.of(10, 3),
+            Self::Machine => form.of(10, 4),
             Self::Soak => form.of(90, 5),
         }
     }
@@ -88,6 +93,7 @@ impl Row {
             Self::Floods => Box::pin(floods::run(context)).await,
             Self::Slow => Box::pin(slow::run(context)).await,
             Self::Conformance => Box::pin(conformance::run(context)).await,
+            Self::Machine => Box::pin(machine::run(context)).await,
             Self::Soak => Ok(Outcome::left_out("later")),
         }
     }
