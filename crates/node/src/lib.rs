@@ -32,4 +32,5 @@ pub mod reload;
 pub mod server;
 pub mod systemd;
 pub mod tls;
-mod websocket;
+#[doc(hidden)] // for examples/echo_ws.rs, which is held to the suites of others
+pub mod websocket;

@@ -342,8 +342,8 @@ mod tests {
 
     fn node(flags: &[&str]) -> Arc<Node> {
         let argv = ["node"].iter().chain(flags).map(OsString::from);
-        let (config, key) = Args::read(argv, &|_: &str| None).unwrap().resolve(|_| None).unwrap();
-        Node::new(config, key, Arc::new(EchoEngine::new("echo", 64)))
+        let (config, _) = Args::read(argv, &|_: &str| None).unwrap().resolve(None, None).unwrap();
+        Node::new(config, None::<crate::crypto::NodeKey>, Arc::new(EchoEngine::new("echo", 64))).unwrap()
     }
 
     fn count(node: &Arc<Node>, peer: &str) -> Option<OpenConnection> {

@@ -17,7 +17,7 @@ use tokio_tungstenite::{
 };
 
 /// A WebSocket over whatever the request came in by.
-pub(crate) type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
+pub type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
 /// Sockets are many and mostly idle: small buffers make the difference between 6 and 134 KiB each.
 const READ_BUFFER: usize = 1024;
@@ -25,7 +25,7 @@ const WRITE_BUFFER: usize = 4096;
 
 /// The answer to an upgrade request, and the future that gives the socket once it was sent. `None` where the
 /// request asks for no WebSocket of RFC 6455.
-pub(crate) fn upgrade(
+pub fn upgrade(
     mut request: Request,
     max_frame_bytes: usize,
 ) -> Option<(Response, impl Future<Output = Result<Socket, hyper::Error>>)> {
@@ -61,7 +61,7 @@ pub(crate) fn upgrade(
 }
 
 /// How to close after `error`, RFC 6455 section 7.4.1; `None` where there is nobody left to tell.
-pub(crate) fn close_frame(error: &Error) -> Option<CloseFrame> {
+pub fn close_frame(error: &Error) -> Option<CloseFrame> {
     let close = |code, reason: &'static str| Some(CloseFrame { code, reason: reason.into() });
     match error {
         Error::Capacity(_) => close(CloseCode::Size, "the message is larger than MAX_FRAME_BYTES"),

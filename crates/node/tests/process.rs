@@ -308,6 +308,7 @@ async fn a_json_log_is_json_line_by_line() {
 
 /// Every flag is an environment variable of the same name, and the key has no flag.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a line for each setting")]
 fn help_names_every_environment_setting() {
     let output = std::process::Command::new(BINARY).arg("--help").env_clear().output().unwrap();
     assert!(output.status.success());
