@@ -185,14 +185,14 @@ async fn an_answer_that_nobody_comes_back_for_is_cut_off_and_said_to_be() {
         config.channels.grace = Duration::from_millis(50);
         config.channels.keep = Duration::from_millis(100);
         config.channels.ticket = Duration::from_millis(150);
+        config.inits_per_minute = 1.try_into().unwrap();
     })
     .await;
     let config = Config { resume_for: Duration::from_millis(1), ..config(&node, anonymous()) };
     let session = Session::connect(config).await.unwrap();
     let mut answer = session.ask(&Request::prompt("word ".repeat(2000))).await.unwrap();
     answer.next().await.unwrap();
-    // The node does not take anybody any more; what is left of the session goes by its own clock.
-    node.node.draining.cancel();
+    // Nobody of this network gets in again this minute; what is left of the session goes by its own clock.
     session.lose_connection();
     let error = loop {
         match timeout(PATIENCE, answer.next()).await.unwrap() {

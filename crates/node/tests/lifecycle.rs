@@ -14,6 +14,7 @@ mod spawned;
 mod support;
 
 use std::{
+    io::{Read as _, Write as _},
     net::TcpListener,
     os::{fd::OwnedFd, unix::net::UnixDatagram},
     path::Path,
@@ -31,7 +32,7 @@ use tokio::time::timeout;
 async fn busy(drain: Duration) -> (TestNode, Session, Answer) {
     let node = TestNode::with(slow_echo(Duration::from_millis(20)), &[], |config| config.drain = drain).await;
     let session = open(&node).await.unwrap();
-    let mut answer = session.ask(&Request::prompt("word ".repeat(1900))).await.unwrap();
+    let mut answer = session.ask(&Request::prompt("word ".repeat(1000))).await.unwrap();
     assert!(matches!(timeout(PATIENCE, answer.next()).await.unwrap().unwrap(), Some(Event::Text(_))));
     (node, session, answer)
 }
@@ -86,7 +87,7 @@ async fn a_session_can_be_resumed_while_the_node_drains_and_its_answer_finishes(
     let session = Session::connect(Config::new(url, node.key.address(), anonymous())).await.unwrap();
     // Somebody else's answer keeps the node while this one has no connection.
     let other = open(&node).await.unwrap();
-    let _theirs = other.ask(&Request::prompt("word ".repeat(1900))).await.unwrap();
+    let _theirs = other.ask(&Request::prompt("word ".repeat(1000))).await.unwrap();
     let mut answer = session.ask(&Request::prompt("word ".repeat(300))).await.unwrap();
     assert!(matches!(timeout(PATIENCE, answer.next()).await.unwrap().unwrap(), Some(Event::Text(_))));
     node.node.draining.cancel();
@@ -267,20 +268,25 @@ fn a_node_that_is_alive_says_so_twice_in_the_time_that_it_has() {
     assert!(took >= Duration::from_millis(700), "not all the time: {took:?}");
 }
 
-/// A drain by two signals: the second one does not wait.
-#[tokio::test]
-async fn a_second_signal_stops_at_once() {
+/// A drain by two signals: the second one does not wait for who is still at it.
+#[test]
+fn a_second_signal_stops_at_once() {
     let node = NodeProcess::start(&["--drain-seconds", "600"], &[]);
-    let mut peer = node.connect().await;
-    let mut session = peer.open("1").await.session;
-    let frame = session.message("word ".repeat(1900).as_bytes(), &mut rng()).unwrap();
-    peer.send(frame).await;
-    node.said.wait_for("Encrypted message decrypted successfully");
+    // A request whose body does not come keeps its connection for ten seconds.
+    let mut slow = std::net::TcpStream::connect(node.address).unwrap();
+    slow.set_read_timeout(Some(PATIENCE)).unwrap();
+    let head = "POST /v1/ws HTTP/1.1\r\nhost: node\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n";
+    slow.write_all(head.as_bytes()).unwrap();
+    let mut answer = [0; 12];
+    slow.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 100");
     node.signal("TERM");
     node.said.wait_for("draining");
     node.signal("TERM");
-    let (status, _) = node.finish();
+    node.said.wait_for("not every answer finished in time");
+    let (status, log) = node.finish();
     assert_eq!(status.code(), Some(0));
+    assert!(log.contains("every session key is wiped"), "{log}");
 }
 
 /// What nobody reads any more ends with its connection: the accounts are all closed when the node has stopped.
