@@ -172,10 +172,6 @@ impl Node {
         format!("ws://{}/v1/ws", self.address)
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.pid
-    }
-
     pub(crate) fn said(&self) -> &Said {
         &self.said
     }
@@ -265,14 +261,7 @@ fn writable(map: &str) -> Option<(u64, u64)> {
 }
 
 fn occurrences(bytes: &[u8], needle: &[u8]) -> usize {
-    let Some(first) = needle.first() else { return 0 };
-    let (mut count, mut rest) = (0_usize, bytes);
-    while let Some(at) = rest.iter().position(|byte| byte == first) {
-        let Some(here) = rest.get(at..) else { break };
-        count = count.saturating_add(usize::from(here.starts_with(needle)));
-        rest = here.get(1..).unwrap_or_default();
-    }
-    count
+    memchr::memmem::find_iter(bytes, needle).count()
 }
 
 /// A connection that asks by HTTP, again and again.
