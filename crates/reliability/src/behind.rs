@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -21,7 +21,6 @@ const END: &[u8] =
     b"data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
 
 /// What it does with a request.
-#[expect(dead_code, reason = "for the row on engines that fail, which is not written yet")]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Manner {
     /// Says the prompt's words back, one after each pause, again and again until it is let go.
@@ -58,7 +57,7 @@ pub(crate) struct Behind {
 
 #[derive(Debug)]
 struct Shared {
-    manner: Manner,
+    manner: Mutex<Manner>,
     /// Requests that are being answered.
     open: AtomicUsize,
     taken: AtomicUsize,
@@ -68,7 +67,7 @@ impl Behind {
     pub(crate) async fn start(manner: Manner) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}/v1", listener.local_addr()?);
-        let shared = Arc::new(Shared { manner, open: 0.into(), taken: 0.into() });
+        let shared = Arc::new(Shared { manner: Mutex::new(manner), open: 0.into(), taken: 0.into() });
         let serving = Arc::clone(&shared);
         let task = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
@@ -79,6 +78,11 @@ impl Behind {
             }
         });
         Ok(Self { url, shared, task: task.abort_handle() })
+    }
+
+    /// What it does from now on.
+    pub(crate) fn set(&self, manner: Manner) {
+        *self.shared.manner.lock().unwrap_or_else(PoisonError::into_inner) = manner;
     }
 
     /// Requests that the node has not let go of.
@@ -154,7 +158,8 @@ impl Shared {
     }
 
     async fn answer(&self, to: &mut (impl AsyncWrite + Unpin), words: &str) -> std::io::Result<()> {
-        match self.manner {
+        let manner = *self.manner.lock().unwrap_or_else(PoisonError::into_inner);
+        match manner {
             Manner::Drip(pause) => {
                 stream(to).await?;
                 for word in words.split_inclusive(' ').cycle() {

@@ -172,11 +172,6 @@ impl Node {
         format!("ws://{}/v1/ws", self.address)
     }
 
-    #[expect(dead_code, reason = "for the soak row, which is not written yet")]
-    pub(crate) fn pid(&self) -> u32 {
-        self.pid
-    }
-
     pub(crate) fn said(&self) -> &Said {
         &self.said
     }
@@ -217,12 +212,10 @@ impl Node {
         self.status("VmRSS:")
     }
 
-    #[expect(dead_code, reason = "for the soak row, which is not written yet")]
     pub(crate) fn threads(&self) -> anyhow::Result<f64> {
         self.status("Threads:")
     }
 
-    #[expect(dead_code, reason = "for the soak row, which is not written yet")]
     pub(crate) fn descriptors(&self) -> anyhow::Result<f64> {
         let open = fs::read_dir(format!("/proc/{}/fd", self.pid))?.count();
         Ok(crate::statistics::float(open))
@@ -235,7 +228,6 @@ impl Node {
     }
 
     /// How often each of `needles` stands in the process's writable private memory.
-    #[expect(dead_code, reason = "for the row on what stays in memory, which is not written yet")]
     pub(crate) fn find_in_memory(&self, needles: &[Vec<u8>]) -> anyhow::Result<Vec<usize>> {
         let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid))?;
         let mut memory = File::open(format!("/proc/{}/mem", self.pid))?;
@@ -269,14 +261,7 @@ fn writable(map: &str) -> Option<(u64, u64)> {
 }
 
 fn occurrences(bytes: &[u8], needle: &[u8]) -> usize {
-    let Some(first) = needle.first() else { return 0 };
-    let (mut count, mut rest) = (0_usize, bytes);
-    while let Some(at) = rest.iter().position(|byte| byte == first) {
-        let Some(here) = rest.get(at..) else { break };
-        count = count.saturating_add(usize::from(here.starts_with(needle)));
-        rest = here.get(1..).unwrap_or_default();
-    }
-    count
+    memchr::memmem::find_iter(bytes, needle).count()
 }
 
 /// A connection that asks by HTTP, again and again.

@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use fabstir_protocol::{
     id::SessionId,
     identity::{PrivateKey, PublicKey},
-    seal::Words,
+    seal::{SessionKey, Words},
     v1::{AnswerOpener, ClientHello, ClientSession, Dialect, InitContext, Reply},
     v2::{
         Advertisement, Answers, AwaitingM2, AwsLc, Cancel, Channel, Flags, FromNode, Goodbye, Hello,
@@ -338,7 +338,6 @@ impl Peer {
     }
 
     /// The session's secrets, by what they are.
-    #[expect(dead_code, reason = "for the row on what stays in memory, which is not written yet")]
     pub(crate) fn secrets(&self) -> Vec<(&'static str, [u8; 32])> {
         match &self.side {
             Side::One { session, .. } => vec![("session key", *session.expose_key())],
@@ -350,6 +349,18 @@ impl Peer {
                 secrets
             }
         }
+    }
+
+    /// Messages that look like this session's, and do not open.
+    pub(crate) fn messages_that_do_not_open(&mut self, count: usize) -> Vec<String> {
+        let Side::One { session, .. } = &mut self.side else { return Vec::new() };
+        let mut other = ClientSession::with_key(session.id().clone(), SessionKey::random(&mut rng()));
+        (0..count).filter_map(|_| other.message(b"x", &mut rng()).ok()).collect()
+    }
+
+    /// The socket, for what no client does.
+    pub(crate) fn socket(&mut self) -> &mut Socket {
+        &mut self.socket
     }
 
     /// The socket itself, for what no client does.

@@ -1,4 +1,4 @@
-//! Runs rows one after the other and keeps what comes of each at once, so that a run that was broken off goes on.
+//! Runs rows and keeps what comes of each at once, so that a run that was broken off goes on.
 
 use std::{
     collections::BTreeMap,
@@ -11,13 +11,14 @@ use std::{
 
 use anyhow::Context as _;
 use clap::ValueEnum as _;
+use futures_util::{StreamExt as _, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use crate::{
     args::{Report, Run},
-    context::Context,
+    context::{Context, Form},
     outcome::{Outcome, Verdict},
     page,
     rows::Row,
@@ -84,28 +85,42 @@ pub(crate) async fn run(run: Run) -> anyhow::Result<ExitCode> {
     let describe = ["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"];
     let commit = said_by("git", &describe).unwrap_or_else(|| "unknown-dirty".into());
     let form = context.form.as_str();
+    let due: Vec<Row> =
+        rows.into_iter().filter(|row| run.fresh || !results.has(*row, form, &commit)).collect();
+    bar.set_length(u64::try_from(due.len())?);
     let mut fine = true;
-    for row in rows {
-        if !run.fresh && results.has(row, form, &commit) {
-            say(&format!("{:<14} has a result of this commit", row.name()));
-            bar.inc(1);
-            continue;
-        }
-        context.show(row.name());
-        let (start, date) = (Instant::now(), said_by("date", &["-u", "+%Y-%m-%d"]).unwrap_or_default());
-        let outcome = one(row, &context).await;
-        let seconds = start.elapsed().as_secs();
-        fine &= outcome.verdict().is_fine();
-        tell(row, seconds, &outcome);
-        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let done = Done { form: form.into(), date, commit: commit.clone(), cores, seconds, outcome };
+    // In the short form two at a time: most of it is waiting, and nothing is measured in earnest.
+    let at_once = context.form.of(1, 2);
+    let mut running =
+        stream::iter(in_order(due, context.form)).map(|row| timed(row, &context)).buffer_unordered(at_once);
+    while let Some((row, mut done)) = running.next().await {
+        fine &= done.outcome.verdict().is_fine();
+        bar.suspend(|| tell(row, done.seconds, &done.outcome));
+        done.commit.clone_from(&commit);
         results.rows.insert(row.name().to_owned(), done);
         results.keep(&run.report.results)?;
         bar.inc(1);
     }
+    drop(running);
     bar.finish_and_clear();
     write_page(&run.report, &results)?;
     Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The longest first where another runs beside it.
+fn in_order(mut rows: Vec<Row>, form: Form) -> Vec<Row> {
+    if form == Form::Short {
+        rows.sort_by_key(|row| *row != Row::Soak);
+    }
+    rows
+}
+
+async fn timed(row: Row, context: &Context) -> (Row, Done) {
+    let (start, date) = (Instant::now(), said_by("date", &["-u", "+%Y-%m-%d"]).unwrap_or_default());
+    let outcome = one(row, context).await;
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let (form, seconds) = (context.form.as_str().to_owned(), start.elapsed().as_secs());
+    (row, Done { form, date, commit: String::new(), cores, seconds, outcome })
 }
 
 /// Runs a row, which has so long and no longer.
@@ -170,7 +185,7 @@ mod tests {
         assert!(results.has(Row::Idle, "short", "abc"));
         assert!(!results.has(Row::Idle, "long", "abc"));
         assert!(!results.has(Row::Idle, "short", "def"));
-        assert!(!results.has(Row::Machine, "short", "abc"));
+        assert!(!results.has(Row::Soak, "short", "abc"));
         results.rows.insert(Row::Idle.name().into(), done("abc-dirty", true));
         assert!(!results.has(Row::Idle, "short", "abc-dirty"), "changes have no name");
         results.rows.insert(Row::Idle.name().into(), done("abc", false));

@@ -24,6 +24,16 @@ pub(crate) fn median(figures: &[f64]) -> f64 {
     percentile(figures, 0.5)
 }
 
+/// How much `y` grows with each unit of `x`: the line of least squares. Fewer than two points have none.
+pub(crate) fn slope(points: &[(f64, f64)]) -> f64 {
+    let count = float(points.len());
+    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
+    let (mean_x, mean_y) = (mean(|point| point.0), mean(|point| point.1));
+    let up: f64 = points.iter().map(|(x, y)| (x - mean_x) * (y - mean_y)).sum();
+    let across: f64 = points.iter().map(|(x, _)| (x - mean_x) * (x - mean_x)).sum();
+    up / across
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -34,5 +44,11 @@ mod tests {
         assert_eq!((percentile(&hundred, 0.99), median(&hundred)), (99.0, 50.0));
         assert_eq!((percentile(&hundred, 0.0), percentile(&hundred, 1.0)), (1.0, 100.0));
         assert!(percentile(&[], 0.5).is_nan());
+    }
+
+    #[test]
+    fn a_slope_is_what_grows_with_each_unit() {
+        assert!((slope(&[(0.0, 1.0), (1.0, 3.0), (2.0, 5.0)]) - 2.0).abs() < 1e-9);
+        assert!(slope(&[(1.0, 1.0)]).is_nan());
     }
 }

@@ -2,12 +2,16 @@
 
 mod conformance;
 mod disconnect;
+mod engine;
 mod floods;
 mod idle;
 mod kill;
 mod machine;
+mod memory;
+mod middle;
 mod resume;
 mod slow;
+mod soak;
 
 use clap::ValueEnum;
 
@@ -27,6 +31,10 @@ pub(crate) enum Row {
     Slow,
     Conformance,
     Machine,
+    Engine,
+    Soak,
+    Memory,
+    Middle,
 }
 
 impl Row {
@@ -40,6 +48,10 @@ impl Row {
             Self::Slow => "slow",
             Self::Conformance => "conformance",
             Self::Machine => "machine",
+            Self::Engine => "engine",
+            Self::Soak => "soak",
+            Self::Memory => "memory",
+            Self::Middle => "middle",
         }
     }
 
@@ -63,6 +75,12 @@ impl Row {
             }
             Self::Conformance => "WebSocket by the letter, and frames, texts and hex that are meant to hurt",
             Self::Machine => "descriptors run out, clocks jump, disks are full, fetches are killed",
+            Self::Engine => {
+                "a server behind the node that does everything wrong: clients are told, the next is answered"
+            }
+            Self::Memory => "keys leave memory with their session, and nothing secret is in the log",
+            Self::Middle => "somebody in the middle, and what fuzzing has come to",
+            Self::Soak => "sessions come and go: memory, descriptors and threads stay as they are",
         }
     }
 
@@ -77,6 +95,10 @@ impl Row {
             Self::Slow => form.of(10, 3),
             Self::Conformance => form.of(10, 3),
             Self::Machine => form.of(10, 4),
+            Self::Engine => form.of(10, 5),
+            Self::Memory => form.of(10, 5),
+            Self::Middle => form.of(15, 5),
+            Self::Soak => form.of(90, 5),
         }
     }
 
@@ -90,6 +112,10 @@ impl Row {
             Self::Slow => Box::pin(slow::run(context)).await,
             Self::Conformance => Box::pin(conformance::run(context)).await,
             Self::Machine => Box::pin(machine::run(context)).await,
+            Self::Engine => Box::pin(engine::run(context)).await,
+            Self::Memory => Box::pin(memory::run(context)).await,
+            Self::Middle => Box::pin(middle::run(context)).await,
+            Self::Soak => Box::pin(soak::run(context)).await,
         }
     }
 }

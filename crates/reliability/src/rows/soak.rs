@@ -1,0 +1,157 @@
+//! Sessions come and go: they ask, leave in the middle, lose their connections. Memory, descriptors and threads stay as
+//! they are.
+
+use std::{
+    net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use tokio::{task::JoinSet, time::sleep};
+
+use crate::{
+    context::Context,
+    node::Node,
+    outcome::{Goal, Outcome},
+    peer::{Peer, Version, question, source},
+    statistics::{float, percentile, slope},
+};
+
+/// Who come and go.
+const WORKERS: usize = 8;
+/// Between two sessions of one of them.
+const PAUSE: Duration = Duration::from_millis(200);
+/// KiB a minute by which memory may grow once what is remembered for ten minutes is full; and before that, when each
+/// init and each ticket adds itself.
+const GROWS: (f64, f64) = (64.0, 2048.0);
+/// Between two looks at the process.
+const LOOK: Duration = Duration::from_secs(1);
+
+pub(crate) async fn run(context: &Context) -> anyhow::Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let node = Arc::new(context.echo(&[("MAX_SESSIONS", "50000"), ("MAX_CONNECTIONS", "4096")]).await?);
+    let seconds: u64 = context.form.of(60 * 60, 120);
+    // What is remembered is remembered for ten minutes: what comes after that is what stays.
+    let settled: u64 = context.form.of(20 * 60, 30);
+    let (over, sessions, failed) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let mut workers = JoinSet::new();
+    for worker in 0..WORKERS {
+        let (node, over) = (Arc::clone(&node), Arc::clone(&over));
+        let (sessions, failed) = (Arc::clone(&sessions), Arc::clone(&failed));
+        workers.spawn(async move {
+            let mut number = worker;
+            while !over.load(Ordering::Relaxed) {
+                if churn(&node, source(worker, 1), number).await.is_err() {
+                    failed.fetch_add(1, Ordering::Relaxed);
+                }
+                sessions.fetch_add(1, Ordering::Relaxed);
+                number = number.wrapping_add(1);
+                sleep(PAUSE).await;
+            }
+        });
+    }
+    let looks = watch(context, &node, seconds, settled).await?;
+    over.store(true, Ordering::Relaxed);
+    while workers.join_next().await.is_some() {}
+    let count = sessions.load(Ordering::Relaxed);
+    outcome.figure(
+        format!("sessions that came and went in {seconds} s"),
+        float(count),
+        "",
+        Goal::AtLeast(float(WORKERS.saturating_mul(10))),
+    );
+    outcome.none("of them not served as they should be", failed.load(Ordering::Relaxed));
+    looks.judge(context, &mut outcome);
+    control(context, &node, &mut outcome).await?;
+    Arc::into_inner(node).context("somebody still uses the node")?.stop().await?;
+    Ok(outcome)
+}
+
+/// One session: asks twice, and goes in one of four ways.
+async fn churn(node: &Node, from: Ipv4Addr, number: usize) -> anyhow::Result<()> {
+    let version = if number.is_multiple_of(2) { Version::One } else { Version::Two };
+    let mut peer = Peer::open(node, version, from).await?;
+    for turn in 0..2 {
+        let words = format!("words {number} {turn}");
+        anyhow::ensure!(peer.ask(&question(&words, 16)).await? == words, "another answer");
+    }
+    match number % 8 {
+        // In the middle of an answer, without a word.
+        0 | 1 => peer.say(&question(&"word ".repeat(1500), 1600)).await,
+        // The answer is given up.
+        2 | 3 => {
+            peer.say(&question(&"word ".repeat(1500), 1600)).await?;
+            peer.cancel().await?;
+            peer.rest().await?;
+            peer.close().await
+        }
+        _ => peer.close().await,
+    }
+}
+
+/// What the kernel says of the process, over time.
+#[derive(Debug, Default)]
+struct Looks {
+    /// Minutes, and KiB.
+    memory: Vec<(f64, f64)>,
+    descriptors: Vec<f64>,
+    threads: Vec<f64>,
+}
+
+async fn watch(context: &Context, node: &Node, seconds: u64, settled: u64) -> anyhow::Result<Looks> {
+    let mut looks = Looks::default();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(seconds) {
+        sleep(LOOK).await;
+        context.show(format!("soak: {} of {seconds} s", start.elapsed().as_secs()));
+        if start.elapsed() >= Duration::from_secs(settled) {
+            looks.memory.push((start.elapsed().as_secs_f64() / 60.0, node.resident()?));
+            looks.descriptors.push(node.descriptors()?);
+            looks.threads.push(node.threads()?);
+        }
+    }
+    Ok(looks)
+}
+
+impl Looks {
+    fn judge(&self, context: &Context, outcome: &mut Outcome) {
+        let grows = Goal::AtMost(context.form.of(GROWS.0, GROWS.1));
+        outcome.figure("resident memory grows by", slope(&self.memory), "KiB a minute", grows);
+        let last = self.memory.last().map_or(f64::NAN, |(_, kib)| *kib);
+        outcome.said("resident memory at the end", last, "KiB");
+        // A session more or less, each with a socket; never one that stays.
+        let spread = |figures: &[f64]| percentile(figures, 0.9) - percentile(figures, 0.1);
+        let (descriptors, threads) = (&self.descriptors, &self.threads);
+        let most = Goal::AtMost(2.0 * float(WORKERS));
+        outcome.figure(
+            "open descriptors: from the 10th to the 90th in a hundred",
+            spread(descriptors),
+            "",
+            most,
+        );
+        outcome.figure("threads: the same", spread(threads), "", Goal::AtMost(4.0));
+    }
+}
+
+/// Sessions that are opened and kept: what grows is seen to grow.
+async fn control(context: &Context, node: &Node, outcome: &mut Outcome) -> anyhow::Result<()> {
+    let (mut held, mut memory, mut descriptors) = (Vec::new(), Vec::new(), Vec::new());
+    let start = Instant::now();
+    for number in 0..300 {
+        held.push(Peer::open(node, Version::Two, source(100, 1)).await?);
+        if number % 10 == 0 {
+            memory.push((start.elapsed().as_secs_f64() / 60.0, node.resident()?));
+            descriptors.push(node.descriptors()?);
+        }
+    }
+    let grown = slope(&memory) > context.form.of(GROWS.0, GROWS.1);
+    outcome.control("sessions that stay are seen in memory", grown);
+    let more = percentile(&descriptors, 0.9) - percentile(&descriptors, 0.1) > 2.0 * float(WORKERS);
+    outcome.control("and in descriptors", more);
+    Ok(())
+}
