@@ -63,7 +63,8 @@ pub enum AdminCommand {
         #[arg(long)]
         wait: bool,
     },
-    /// Have the running node read again what it can: files of certificates, lists of clients
+    /// Have the running node read again what it can: its identity key, which may be the next one, files of certificates, lists of clients
+    #[command(visible_alias = "rotate")]
     Reload,
 }
 
