@@ -231,16 +231,19 @@ impl Answer {
         }
     }
 
-    /// Seals and sends a piece. Waits for a slow reader, but not past a cancel.
+    /// Seals and sends a piece. Waits for a slow reader, but not past a cancel: a piece is sealed once there is room for it,
+    /// since what is sealed and not sent leaves a gap behind which nothing opens.
     async fn chunk(&mut self, text: &str, tokens: u32) -> Result<(), Stopped> {
-        let frame = self.chunk_frame(text, tokens, false)?;
+        let out = self.out.clone();
+        let room = tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => return Err(Stopped::Cancelled),
+            room = out.reserve() => room.map_err(|_| Stopped::Gone)?,
+        };
+        room.send(Outgoing::Frame(self.chunk_frame(text, tokens, false)?));
         self.began = true;
         self.ticks.reset();
-        tokio::select! {
-            biased;
-            () = self.cancel.cancelled() => Err(Stopped::Cancelled),
-            sent = self.out.send(Outgoing::Frame(frame)) => sent.map_err(|_| Stopped::Gone),
-        }
+        Ok(())
     }
 
     fn chunk_frame(&mut self, text: &str, tokens: u32, last: bool) -> Result<String, SealError> {
