@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 RUN = . scripts/env.sh &&
 
-.PHONY: help demo run test bootstrap page fetch-model model build check fmt defences vectors documents fuzz audit bench test-upstream test-ray
+.PHONY: help demo run test bootstrap page fetch-model model build check fmt defences vectors documents fuzz audit bench reliability test-upstream test-ray
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -56,6 +56,9 @@ audit: bootstrap ## a folder of evidence to read and repeat: target/audit
 
 bench: bootstrap ## what the protocol costs, and the node beside llama-server (FRESH=1 begins anew)
 	@$(RUN) scripts/bench.sh
+
+reliability: bootstrap ## what networks, clients and machines do to a node; ROWS="idle kill", SHORT=1, FRESH=1
+	@SHORT="$(SHORT)" FRESH="$(FRESH)" scripts/reliability.sh $(ROWS)
 
 test-upstream: bootstrap ## the node in front of two real llama-servers, one of which is killed
 	@$(RUN) scripts/test-upstream.sh

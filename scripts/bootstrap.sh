@@ -33,6 +33,8 @@ has_tool cmake || packages+=(cmake)
 has_libclang || has_tools_libclang || packages+=(libclang-dev)
 # Makes the second build of llama.cpp (release after test, or the other way round) a matter of seconds.
 has ccache || packages+=(ccache)
+# Clocks that jump (scripts/reliability.sh).
+compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" >/dev/null || packages+=(faketime)
 
 if [ "${#packages[@]}" -gt 0 ] && [ "$(id -u)" -eq 0 ] && has apt-get; then
     say "installing ${packages[*]} ..."
