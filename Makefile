@@ -57,8 +57,8 @@ audit: bootstrap ## a folder of evidence to read and repeat: target/audit
 bench: bootstrap ## what the protocol costs, and the node beside llama-server (FRESH=1 begins anew)
 	@$(RUN) scripts/bench.sh
 
-reliability: bootstrap ## what networks, clients and machines do to a running node; docs/reliability.md (SHORT=1, FRESH=1)
-	@$(RUN) scripts/reliability.sh
+reliability: bootstrap ## what networks, clients and machines do to a node; ROWS="idle kill", SHORT=1, FRESH=1
+	@SHORT="$(SHORT)" FRESH="$(FRESH)" scripts/reliability.sh $(ROWS)
 
 test-upstream: bootstrap ## the node in front of two real llama-servers, one of which is killed
 	@$(RUN) scripts/test-upstream.sh

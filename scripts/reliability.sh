@@ -1,18 +1,36 @@
 #!/usr/bin/env bash
-# The reliability suite in its long form; `SHORT=1` in the short one, arguments name rows (see `fabstir-reliability list`).
-# Results of this commit are kept: a run that was broken off goes on (FRESH=1 begins anew). docs/reliability.md is written from them.
+# Runs the reliability suite against the node's own binary. Arguments: rows; all of them where none is named.
+#
+#   scripts/reliability.sh [ROW...]    the long form, with release binaries; writes docs/reliability.md
+#   SHORT=1 scripts/reliability.sh     the short form, with debug binaries; writes nothing but target/reliability
+#
+# Rows that were kept at this commit are not run again unless FRESH=1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/env.sh
 
-scripts/fetch-model.sh
-conformance=target/python-kosoku
-[ -x "$conformance/bin/kosoku" ] || { python3 -m venv "$conformance" && "$conformance/bin/pip" -q --disable-pip-version-check install kosoku==0.1.0; }
-cargo build --release --locked -p fabstir-llm-node -p fabstir-reliability
-cargo build --release --locked -p fabstir-llm-node --example echo_ws
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+suite=$target/python-kosoku
+pin=kosoku==0.1.0
+if [ "$(cat "$suite/pin" 2>/dev/null)" != "$pin" ]; then
+    python3 -m venv --clear "$suite"
+    "$suite/bin/pip" -q --disable-pip-version-check install "$pin" >&2
+    echo "$pin" >"$suite/pin"
+fi
 
-model=${XDG_CACHE_HOME:-$HOME/.cache}/fabstir/models/SmolLM2-135M-Instruct.Q4_1.gguf
-flags=(--node target/release/fabstir-llm-node --model "$model" --echo-server target/release/examples/echo_ws
-    --conformance "$conformance/bin/kosoku")
-[ -z "${SHORT:-}" ] || flags+=(--short)
+flags=()
+if [ -n "${SHORT:-}" ]; then
+    bin=$target/debug
+    flags+=(--short --results "$target/reliability/short.json")
+    # As the tests have built them: with another set of packages cargo would build the shared ones again.
+    [ -n "${BUILT:-}" ] || cargo build --locked -p fabstir-llm-node -p fabstir-reliability --bins --examples
+else
+    bin=$target/release
+    flags+=(--results docs/reliability/results.json --page docs/reliability.md)
+    cargo build --release --locked -p fabstir-llm-node -p fabstir-reliability --bins --examples
+fi
 [ -z "${FRESH:-}" ] || flags+=(--fresh)
-exec target/release/fabstir-reliability run "${flags[@]}" "$@"
+# The only resource that there may be too little of: two sockets for each of ten thousand sessions, in two processes.
+ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
+exec "$bin/fabstir-reliability" run "${flags[@]}" --node "$bin/fabstir-llm-node" --model "$(scripts/fetch-model.sh)" \
+    --echo-server "$bin/examples/echo_ws" --conformance "$suite/bin/kosoku" "$@"

@@ -245,17 +245,21 @@ impl Answer {
         }
     }
 
-    /// Seals and sends a piece. Waits for a slow reader, but not past a cancel.
+    /// Seals and sends a piece. Waits for a slow reader, but not past a cancel: a piece is sealed once there is room for it,
+    /// since what is sealed and not sent leaves a gap behind which nothing opens.
     async fn chunk(&mut self, text: &str, tokens: u32) -> Result<(), Stopped> {
-        let frame = self.chunk_frame(text, tokens, false)?;
-        self.began = true;
-        self.progress.account.sent(frame.len());
-        self.ticks.reset();
-        tokio::select! {
+        let out = self.out.clone();
+        let room = tokio::select! {
             biased;
-            () = self.cancel.cancelled() => Err(Stopped::Cancelled),
-            sent = self.out.send(Outgoing::Frame(frame)) => sent.map_err(|_| Stopped::Gone),
-        }
+            () = self.cancel.cancelled() => return Err(Stopped::Cancelled),
+            room = out.reserve() => room.map_err(|_| Stopped::Gone)?,
+        };
+        let frame = self.chunk_frame(text, tokens, false)?;
+        self.progress.account.sent(frame.len());
+        room.send(Outgoing::Frame(frame));
+        self.began = true;
+        self.ticks.reset();
+        Ok(())
     }
 
     fn chunk_frame(&mut self, text: &str, tokens: u32, last: bool) -> Result<String, SealError> {

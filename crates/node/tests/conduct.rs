@@ -10,12 +10,13 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
-use fabstir_protocol::v1::{ClientSession, Dialect};
+use fabstir_llm_node::{answer::Outgoing, connection::Connection};
+use fabstir_protocol::v1::{ClientSession, Dialect, Reply};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
-use support::{PATIENCE, TestNode, echo, edit, init, rng, slow_echo, wallet};
+use support::{PATIENCE, TestNode, echo, edit, init, rng, slow_echo, until, wallet};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -45,6 +46,38 @@ async fn an_answer_longer_than_the_silence_allowed_is_not_cut() {
     // 1.2 seconds of pieces without a pause, four times as long as a silent peer is kept.
     let heard = peer.ask(&mut session, &"word ".repeat(60)).await;
     assert_eq!(heard.finish_reason, "stop");
+}
+
+/// A piece that finds the reader slow is not sealed before there is room for it: a number that was spent on it would be
+/// missing, and what comes after it would not open.
+#[tokio::test]
+async fn a_cancel_while_the_reader_is_slow_leaves_no_gap_in_the_answer() {
+    let node = TestNode::start(echo()).await;
+    let (mut connection, mut outgoing) = Connection::new(Arc::clone(&node.node), Ipv4Addr::LOCALHOST.into());
+    let (init, mut session) = init(&node.key, &wallet(), "1", Dialect::Deployed, true);
+    connection.receive(&init).await;
+    outgoing.recv().await.unwrap();
+    connection.receive(&message(&mut session, &"word ".repeat(1000))).await;
+    // Nobody reads: the queue is full, and the next piece waits.
+    until("the queue is full", || outgoing.capacity() == 0).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    connection.receive(r#"{"type":"stream_cancel","session_id":"1"}"#).await;
+    let mut opener = Some(session.answer());
+    let reason = loop {
+        let Some(Outgoing::Frame(frame)) = timeout(PATIENCE, outgoing.recv()).await.unwrap() else {
+            panic!()
+        };
+        let reply = Reply::decode(&frame).unwrap();
+        if let Reply::Chunk { payload, .. } = &reply {
+            session.open_chunk(opener.as_mut().unwrap(), payload).expect("chunks have no gap");
+        } else if let Reply::Response { payload, .. } = &reply {
+            let reason = session.open_final(opener.take().unwrap(), payload).unwrap();
+            break String::from_utf8(reason.as_bytes().to_vec()).unwrap();
+        }
+    };
+    assert_eq!(reason, "cancelled");
 }
 
 #[tokio::test]
@@ -336,7 +369,7 @@ async fn a_slow_reader_is_told_what_it_was() {
             break;
         }
     }
-    support::until("the end of its connection", || node.node.sessions.metrics().active_sessions == 0).await;
+    until("the end of its connection", || node.node.sessions.metrics().active_sessions == 0).await;
     let rest = async {
         loop {
             match peer.socket.next().await {

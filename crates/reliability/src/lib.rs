@@ -16,6 +16,7 @@ mod page;
 mod peer;
 mod results;
 mod rows;
+mod socket;
 mod statistics;
 mod way;
 

@@ -4,7 +4,7 @@
 use std::{
     net::Ipv4Addr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -27,7 +27,9 @@ const WORKERS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(200);
 /// KiB a minute by which memory may grow once what is remembered for ten minutes is full; and before that, when each
 /// init and each ticket adds itself.
-const GROWS: (f64, f64) = (64.0, 2048.0);
+const GROWS: (f64, f64) = (64.0, 4096.0);
+/// Of so many sessions one of each version is lost, and some give their answer up.
+const LOST: usize = 32;
 /// Between two looks at the process.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -35,10 +37,10 @@ pub(crate) async fn run(context: &Context) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
     let node = Arc::new(context.echo(&[("MAX_SESSIONS", "50000"), ("MAX_CONNECTIONS", "4096")]).await?);
     let seconds: u64 = context.form.of(60 * 60, 120);
-    // What is remembered is remembered for ten minutes: what comes after that is what stays.
-    let settled: u64 = context.form.of(20 * 60, 30);
-    let (over, sessions, failed) =
-        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    // Answers of lost connections are kept for a minute, tickets and inits for ten: what grows after that stays.
+    let settled: u64 = context.form.of(20 * 60, 75);
+    let (over, sessions) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let failed = Arc::new(Mutex::new(Vec::new()));
     let mut workers = JoinSet::new();
     for worker in 0..WORKERS {
         let (node, over) = (Arc::clone(&node), Arc::clone(&over));
@@ -46,8 +48,8 @@ pub(crate) async fn run(context: &Context) -> anyhow::Result<Outcome> {
         workers.spawn(async move {
             let mut number = worker;
             while !over.load(Ordering::Relaxed) {
-                if churn(&node, source(worker, 1), number).await.is_err() {
-                    failed.fetch_add(1, Ordering::Relaxed);
+                if let Err(error) = churn(&node, source(worker, 1), number).await {
+                    failed.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{error:#}"));
                 }
                 sessions.fetch_add(1, Ordering::Relaxed);
                 number = number.wrapping_add(1);
@@ -65,7 +67,11 @@ pub(crate) async fn run(context: &Context) -> anyhow::Result<Outcome> {
         "",
         Goal::AtLeast(float(WORKERS.saturating_mul(10))),
     );
-    outcome.none("of them not served as they should be", failed.load(Ordering::Relaxed));
+    let failed = std::mem::take(&mut *failed.lock().unwrap_or_else(PoisonError::into_inner));
+    outcome.none("of them not served as they should be", failed.len());
+    for why in failed.iter().take(3) {
+        outcome.note(format!("Not served: {why}."));
+    }
     looks.judge(context, &mut outcome);
     control(context, &node, &mut outcome).await?;
     Arc::into_inner(node).context("somebody still uses the node")?.stop().await?;
@@ -80,11 +86,11 @@ async fn churn(node: &Node, from: Ipv4Addr, number: usize) -> anyhow::Result<()>
         let words = format!("words {number} {turn}");
         anyhow::ensure!(peer.ask(&question(&words, 16)).await? == words, "another answer");
     }
-    match number % 8 {
-        // In the middle of an answer, without a word.
+    match number % LOST {
+        // In the middle of an answer, without a word. Of version 2 that is kept for a while.
         0 | 1 => peer.say(&question(&"word ".repeat(1500), 1600)).await,
         // The answer is given up.
-        2 | 3 => {
+        2..8 => {
             peer.say(&question(&"word ".repeat(1500), 1600)).await?;
             peer.cancel().await?;
             peer.rest().await?;
