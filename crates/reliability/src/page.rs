@@ -15,8 +15,8 @@ const HEAD: &str = "\
 
 `make reliability` starts the node's own binary, does to it what networks, clients and machines do, and writes this page from
 docs/reliability/results.json. `fabstir-reliability list` names the rows, `make reliability ROWS=\"idle kill\"` runs some of them;
-rows that were kept at this commit are not run again unless FRESH=1. Everything is loaded over loopback. The short form (`SHORT=1`,
-which CI runs) does less of everything, with a debug build, and gives what must not take long ten times as long.
+rows that were kept at this commit are not run again unless FRESH=1. Everything is loaded over loopback. The short form (`SHORT=1`)
+does less of everything, with a debug build, and gives what must not take long ten times as long.
 
 A row is **kept** only if every figure meets its goal *and* every control was caught: the same check with a fault put in, or
 with the defence off. Figures without a goal are measured and said.

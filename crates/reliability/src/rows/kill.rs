@@ -167,7 +167,7 @@ async fn terminated(context: &Context) -> anyhow::Result<Outcome> {
     let answers = times.saturating_mul(2);
     outcome.all(format!("answers that SIGTERM met and that came whole, of {answers}"), whole, answers);
     outcome.all("clients that heard a goodbye", goodbyes, answers);
-    outcome.all("nodes that took no new connection meanwhile, and ended with 0", refused, times);
+    outcome.all("nodes that opened no session meanwhile, were not ready, and ended with 0", refused, times);
     outcome.said("from SIGTERM to the end, longest", percentile(&late, 1.0), "ms");
     let cut = terminate(context, "0").await?;
     outcome.control("DRAIN_SECONDS=0: the same answers do not come whole", cut.whole == 0);
@@ -180,6 +180,13 @@ struct Drained {
     goodbyes: usize,
     refuses: bool,
     lasts: f64,
+}
+
+/// Whether who comes now is told that the node drains: it is not ready, and opens no session.
+async fn says_no(node: &Node) -> bool {
+    let ready = async { Http::connect(node.address).await?.get("/ready").await };
+    let unready = ready.await.is_ok_and(|(status, _)| status == 503);
+    unready && Peer::open(node, Version::Two, Ipv4Addr::LOCALHOST).await.is_err()
 }
 
 async fn terminate(context: &Context, drain: &str) -> anyhow::Result<Drained> {
@@ -199,7 +206,7 @@ async fn terminate(context: &Context, drain: &str) -> anyhow::Result<Drained> {
     let draining =
         crate::context::until(PATIENCE, Duration::from_millis(5), async || Ok(node.said().has("draining")));
     draining.await?.context("the node does not say that it drains")?;
-    let refuses = Http::connect(node.address).await.is_err();
+    let refuses = says_no(&node).await;
     let mut drained = Drained { whole: 0, goodbyes: 0, refuses, lasts: 0.0 };
     for mut peer in peers {
         let (rest, end) = peer.rest().await?;
