@@ -1,10 +1,12 @@
 //! Every metric of the node, in one list. No label names a client, an address or a session.
 
-use std::sync::OnceLock;
+use std::{sync::OnceLock, time::Duration};
 
 use fabstir_protocol::Code;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 
 use crate::node::Node;
 
@@ -39,6 +41,9 @@ const DURATION: &str = "fabstir_answer_seconds";
 const CHALLENGES: &str = "fabstir_challenges_signed_total";
 const SLOW: &str = "fabstir_slow_consumers_total";
 
+/// How often what was measured is added up.
+const UPKEEP: Duration = Duration::from_secs(5);
+
 /// Buckets of the two histograms, in seconds.
 const BUCKETS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0];
 
@@ -59,6 +64,15 @@ pub fn start() -> Result<PrometheusHandle, BuildError> {
     let _ = metrics::set_global_recorder(recorder);
     describe();
     Ok(handle.clone())
+}
+
+/// Adds up what was measured, until `stopping`: of a node whose counts nobody asks for, every measurement would be kept.
+pub(crate) async fn keep_up(handle: PrometheusHandle, stopping: CancellationToken) {
+    let mut ticks = interval(UPKEEP);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+        handle.run_upkeep();
+    }
 }
 
 fn describe() {
@@ -150,14 +164,14 @@ pub(crate) fn refused(code: Code) {
     counter!(REFUSED, "code" => code.as_str()).increment(1);
 }
 
-pub(crate) fn answer(finish_reason: &'static str, prompt: u32, completion: u32, took: std::time::Duration) {
+pub(crate) fn answer(finish_reason: &'static str, prompt: u32, completion: u32, took: Duration) {
     counter!(ANSWERS, "finish_reason" => finish_reason).increment(1);
     counter!(PROMPT_TOKENS).increment(u64::from(prompt));
     counter!(COMPLETION_TOKENS).increment(u64::from(completion));
     histogram!(DURATION).record(took);
 }
 
-pub(crate) fn first_token(took: std::time::Duration) {
+pub(crate) fn first_token(took: Duration) {
     histogram!(FIRST_TOKEN).record(took);
 }
 

@@ -22,7 +22,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
-use crate::{http, node::Node};
+use crate::{http, metrics, node::Node};
 
 /// How long sockets get to say goodbye once everything was cancelled.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -39,6 +39,7 @@ pub(crate) struct Peer(pub(crate) IpAddr);
 /// time that the settings give (or until `node.stopping`), closes what is left, and wipes every session.
 pub async fn run(listener: TcpListener, node: Arc<Node>, metrics: PrometheusHandle) {
     let tasks = TaskTracker::new();
+    tasks.spawn(metrics::keep_up(metrics.clone(), node.stopping.clone()));
     let router = http::router(Arc::clone(&node), metrics, tasks.clone());
     let sweeper = tasks.spawn(Arc::clone(&node).sweep());
     while let Some(accepted) = node.draining.run_until_cancelled(listener.accept()).await {
