@@ -12,21 +12,29 @@ pub use keys::KeysCommand;
 /// A task that is not serving.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
+    /// What is done here, with the settings of this call
+    #[command(flatten)]
+    Here(HereCommand),
+    /// What a node that runs is asked, at ADMIN_SOCKET
+    #[command(flatten)]
+    Admin(AdminCommand),
+}
+
+/// What is done here, with the settings of this call.
+#[derive(Clone, Debug, Subcommand)]
+pub enum HereCommand {
     /// The identity key: make, import, show, rotate, back up
     #[command(subcommand)]
     Keys(KeysCommand),
     /// The settings
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// What a node that runs is asked, at ADMIN_SOCKET
-    #[command(flatten)]
-    Admin(AdminCommand),
 }
 
 /// What is done with the settings.
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Say whether the node would start with these settings
+    /// Say whether the node would start with these settings: keys and TLS files are read, nothing is served
     Check,
 }
 

@@ -13,7 +13,7 @@ use fabstir_custody::{Hardening, Secret, harden, take_from_environment};
 use fabstir_llm_node::{
     admin::{self, AdminSocket},
     aside,
-    command::{AdminCommand, Command, ConfigCommand},
+    command::{AdminCommand, Command, ConfigCommand, HereCommand},
     config::{Args, Config, EnvFile, HOST_PRIVATE_KEY, KeySources},
     crypto, engine,
     ledger::Ledger,
@@ -55,13 +55,15 @@ async fn serve(key: Option<Secret>) -> anyhow::Result<()> {
     let env = |name: &str| set(name).or_else(|| env_file.get(name));
     let mut args = Args::read(std::env::args_os(), &env).unwrap_or_else(|error| error.exit());
     let command = args.take_command();
-    // What is asked of a node that runs needs none of the settings that it runs with.
-    if let Some(Command::Admin(command)) = command {
-        return administer(command, args.admin_socket()).await;
-    }
+    let here = match command {
+        // What is asked of a node that runs needs none of the settings that it runs with.
+        Some(Command::Admin(command)) => return administer(command, args.admin_socket()).await,
+        Some(Command::Here(command)) => Some(command),
+        None => None,
+    };
     let credentials = env("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let (config, sources) = args.resolve(key, credentials.as_deref())?;
-    if let Some(command) = command {
+    if let Some(command) = here {
         return perform(command, &config, &sources);
     }
     let hub = env(model::HF_ENDPOINT);
@@ -92,7 +94,7 @@ async fn serve(key: Option<Secret>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Before a key is in memory.
+/// Before a key is where it stays.
 fn harden_process(config: &Config) {
     if config.allow_debugging {
         tracing::warn!("ALLOW_DEBUGGING: other processes of this user can read every key in memory");
@@ -105,15 +107,15 @@ fn harden_process(config: &Config) {
 }
 
 /// Does what is not serving.
-fn perform(command: Command, config: &Config, sources: &KeySources) -> anyhow::Result<()> {
+fn perform(command: HereCommand, config: &Config, sources: &KeySources) -> anyhow::Result<()> {
     match command {
-        Command::Keys(command) => command.run(config, sources),
-        Command::Config(ConfigCommand::Check) => {
+        HereCommand::Keys(command) => command.run(config, sources),
+        HereCommand::Config(ConfigCommand::Check) => {
+            crypto::load_keys(sources, config)?;
             config.tls.as_ref().map(Tls::load).transpose()?;
             writeln!(std::io::stdout(), "the settings are in order")?;
             Ok(())
         }
-        Command::Admin(_) => Ok(()),
     }
 }
 

@@ -264,6 +264,10 @@ fn a_key_that_cannot_be_had_stops_the_start_with_what_to_do() {
     let open = open.display().to_string();
     let said = refused(place.command(&[("HOST_PRIVATE_KEY_FILE", &open)]));
     assert!(said.contains(&format!("chmod 600 {open}")) && !said.contains(&place.secret[2..]), "{said}");
+    // Before anything is served, too.
+    let mut check = place.command(&[("HOST_PRIVATE_KEY_FILE", &open)]);
+    check.args(["config", "check"]);
+    assert!(refused(check).contains("chmod 600"));
     let said = refused(place.command(&[("HOST_PRIVATE_KEY_COMMAND", "echo sorry >&2; exit 3")]));
     assert!(said.contains("sorry") && said.contains("exit status: 3"), "{said}");
     let (text, _) = write_keystore(&place.bytes(), b"right", Cost::Light, &mut rng()).unwrap();

@@ -3,12 +3,19 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use fabstir_client::{Config, Error, Session};
+use fabstir_custody::{KeyCustody, KeyFailure};
 use fabstir_llm_node::crypto::{Keys, NodeKey, RotationError, TestKeys, state};
 use fabstir_protocol::{
-    identity::PrivateKey,
+    identity::{Agreed, PrivateKey, PublicKey, Signature},
     v1::Dialect,
     v2::{AdvertisementError, AwaitingM2, AwsLc},
 };
@@ -140,4 +147,57 @@ async fn a_rotation_to_the_same_key_changes_nothing() {
     let same = NodeKey::read(&text, TestKeys::Refused).unwrap();
     assert!(matches!(node.node.rotate_identity(same, None), Err(RotationError::Same(_))));
     assert!(node.get_json("/v1/node").await["node"].get("rotation").is_none());
+}
+
+/// A key that says how often it was used.
+#[derive(Debug)]
+struct Counted(fabstir_custody::LockedKey, Arc<AtomicUsize>);
+
+impl KeyCustody for Counted {
+    fn public_key(&self) -> &PublicKey {
+        self.0.public_key()
+    }
+
+    fn agree(&self, their_key: &PublicKey) -> Result<Agreed, KeyFailure> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.agree(their_key)
+    }
+
+    fn sign(&self, digest: &[u8; 32]) -> Result<Signature, KeyFailure> {
+        self.0.sign(digest)
+    }
+
+    fn place(&self) -> String {
+        self.0.place()
+    }
+}
+
+#[tokio::test]
+async fn an_init_that_opens_under_nobody_costs_one_agreement_for_each_live_identity() {
+    let agreed = Arc::new(AtomicUsize::new(0));
+    let counted = |seed: u8| {
+        let key = fabstir_custody::LockedKey::new(&[seed; 32]).unwrap();
+        NodeKey::held_by(Box::new(Counted(key, Arc::clone(&agreed))))
+    };
+    let (config, ..) = settings(&[]);
+    let node = TestNode::run(config, Some(counted(0x5a)), echo()).await;
+    let stranger = PrivateKey::random(&mut rng()).public_key();
+    let mut peer = node.connect().await;
+    for live in [1, 2] {
+        let before = agreed.load(Ordering::Relaxed);
+        for number in 0..5 {
+            let (frame, _) = init(&stranger, &wallet(), &number.to_string(), Dialect::Deployed, true);
+            assert_eq!(peer.outcome(frame).await, "DECRYPTION_FAILED");
+        }
+        assert_eq!(agreed.load(Ordering::Relaxed) - before, 5 * live, "{live} identities");
+        if live == 1 {
+            node.node.rotate_identity(counted(0x5b), None).unwrap();
+        }
+    }
+    // Who is meant by the current identity costs no more than before the rotation.
+    let before = agreed.load(Ordering::Relaxed);
+    let current = *node.node.identity().unwrap().key.public();
+    let (frame, _) = init(&current, &wallet(), "mine", Dialect::GuideRust, true);
+    assert_eq!(peer.outcome(frame).await, "session_init_ack");
+    assert_eq!(agreed.load(Ordering::Relaxed) - before, 1);
 }

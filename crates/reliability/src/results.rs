@@ -95,8 +95,11 @@ pub(crate) async fn run(run: Run) -> anyhow::Result<ExitCode> {
     let context = Context::new(&run, bar.clone())?;
     let commit = commit();
     let form = context.form.as_str();
-    let due: Vec<Row> =
-        rows.into_iter().filter(|row| run.fresh || !results.has(*row, form, &commit)).collect();
+    let is_done = |row: &Row| !run.fresh && results.has(*row, form, &commit);
+    let (done, due): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(is_done);
+    for row in done {
+        say(&format!("{:<14} was kept at this commit: not run again", row.name()));
+    }
     bar.set_length(u64::try_from(due.len())?);
     let mut fine = true;
     // In the short form two at a time: most of it is waiting, and nothing is measured in earnest.

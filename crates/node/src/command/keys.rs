@@ -13,6 +13,7 @@ use fabstir_custody::{
     open_keystore, read_secret_file, replace_secret_file, write_keystore, write_secret_file,
 };
 use fabstir_protocol::{identity::PrivateKey, v2::NodeKeyRotation};
+use rand_core::Rng as _;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -133,12 +134,11 @@ fn describe(out: &mut impl Write, what: &str, key: &dyn KeyCustody) -> anyhow::R
 }
 
 fn fresh() -> Zeroizing<[u8; 32]> {
-    // In the form in which it is written; the key itself is wiped with it.
-    let key = PrivateKey::random(&mut node::rng());
     let mut secret = Zeroizing::new([0; 32]);
-    let text = key.to_secret_hex();
-    let digits = text.strip_prefix("0x").unwrap_or(&text);
-    let _ = base16ct::lower::decode(digits, &mut *secret);
+    // Almost always at once: nearly all of 2^256 are below the order of the group.
+    while PrivateKey::try_from(&*secret).is_err() {
+        node::rng().fill_bytes(&mut *secret);
+    }
     secret
 }
 

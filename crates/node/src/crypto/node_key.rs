@@ -46,13 +46,18 @@ impl NodeKey {
     /// # Errors
     /// [`InvalidNodeKey`], which shows nothing of it.
     pub fn load(source: &KeySource, test_keys: TestKeys) -> Result<Self, InvalidNodeKey> {
-        let custody = source.load()?;
-        let address = custody.address();
-        if test_keys == TestKeys::Refused && is_published(&address) {
+        let key = Self::held_by(source.load()?);
+        if test_keys == TestKeys::Refused && is_published(&key.address) {
             return Err(InvalidNodeKey::Published);
         }
-        tracing::info!(event = "key_load", %address, place = custody.place(), "identity key loaded");
-        Ok(Self { custody, address })
+        tracing::info!(event = "key_load", address = %key.address, place = key.custody.place(), "identity key loaded");
+        Ok(key)
+    }
+
+    /// The key that somebody holds.
+    pub fn held_by(custody: Box<dyn KeyCustody>) -> Self {
+        let address = custody.address();
+        Self { custody, address }
     }
 
     /// Reads `0x` and 64 hex digits.

@@ -25,7 +25,7 @@ pub(super) fn read(chain: &Path, key: &Path) -> Result<Shown, TlsError> {
     let ends = chain.first().and_then(|first| not_after(first));
     let not_after = ends.ok_or(TlsError::NoCertificate { setting: "TLS_CERT_FILE" })?;
     let text = files::read_private(key)?;
-    let mut key = PrivateKeyDer::from_pem_slice(&text).map_err(|_| TlsError::NoKey)?;
+    let mut key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| TlsError::NoKey)?;
     let signing = any_supported_type(&key);
     // AWS-LC has its own copy, and wipes it when it goes.
     key.zeroize();

@@ -1,13 +1,12 @@
 //! The files that TLS is made of: how they are read, and how it shows that they have changed.
 
 use std::{
-    fs::{File, Metadata},
-    io::{self, Read as _},
+    fs::Metadata,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
-use zeroize::Zeroizing;
+use fabstir_custody::{Secret, SecretFileError, read_secret_file};
 
 use super::TlsError;
 use crate::config::{CertificateSource, TlsConfig};
@@ -18,18 +17,15 @@ pub(super) fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, TlsErr
 }
 
 /// The text of a key, wiped on drop. A file that others may read is refused.
-pub(super) fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
-    let failed = |source: io::Error| TlsError::File { setting: "TLS_KEY_FILE", path: path.into(), source };
-    let mut file = File::open(path).map_err(failed)?;
-    let about = file.metadata().map_err(failed)?;
-    if about.mode() & 0o077 != 0 {
-        return Err(TlsError::KeyMode { path: path.into() });
-    }
-    // With room for all of it at once: a buffer that grows leaves copies behind.
-    let room = usize::try_from(about.len()).unwrap_or_default().saturating_add(1);
-    let mut text = Zeroizing::new(Vec::with_capacity(room));
-    file.read_to_end(&mut text).map_err(failed)?;
-    Ok(text)
+pub(super) fn read_private(path: &Path) -> Result<Secret, TlsError> {
+    read_secret_file(path).map_err(|error| match error {
+        SecretFileError::Io { error: source, .. } => {
+            TlsError::File { setting: "TLS_KEY_FILE", path: path.into(), source }
+        }
+        SecretFileError::Mode { .. } | SecretFileError::Exists { .. } => {
+            TlsError::KeyMode { path: path.into() }
+        }
+    })
 }
 
 /// What tells a file from the one that was there before: a rewritten one by its times, a replaced one by its number too.

@@ -30,13 +30,18 @@ const PAUSE: Duration = Duration::from_millis(200);
 const GROWS: (f64, f64) = (64.0, 4096.0);
 /// Of so many sessions one of each version is lost, and some give their answer up.
 const LOST: usize = 32;
+/// Bytes that may stay of an answer: few, since memory comes in pages and settles.
+const UNWATCHED: f64 = 20.0;
 /// Between two looks at the process.
 const LOOK: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(context: &Context) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
-    let node = Arc::new(context.echo(&[("MAX_SESSIONS", "50000"), ("MAX_CONNECTIONS", "4096")]).await?);
-    let seconds: u64 = context.form.of(60 * 60, 120);
+    // Inits are remembered as long as a session may be idle, ten minutes at least: an hour of them would be the slope.
+    let settings =
+        [("MAX_SESSIONS", "50000"), ("MAX_CONNECTIONS", "4096"), ("SESSION_KEY_TTL_SECONDS", "600")];
+    let node = Arc::new(context.echo(&settings).await?);
+    let seconds: u64 = context.form.of(60 * 60, 105);
     // Answers of lost connections are kept for a minute, tickets and inits for ten: what grows after that stays.
     let settled: u64 = context.form.of(20 * 60, 75);
     let (over, sessions) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
@@ -73,6 +78,7 @@ pub(crate) async fn run(context: &Context) -> anyhow::Result<Outcome> {
         outcome.note(format!("Not served: {why}."));
     }
     looks.judge(context, &mut outcome);
+    unwatched(context, &mut outcome).await?;
     control(context, &node, &mut outcome).await?;
     Arc::into_inner(node).context("somebody still uses the node")?.stop().await?;
     Ok(outcome)
@@ -142,6 +148,27 @@ impl Looks {
         );
         outcome.figure("threads: the same", spread(threads), "", Goal::AtMost(4.0));
     }
+}
+
+/// A node whose counts nobody looks at: what is counted must not pile up.
+async fn unwatched(context: &Context, outcome: &mut Outcome) -> anyhow::Result<()> {
+    context.show("soak: answers that nobody counts");
+    let node = context.echo(&[]).await?;
+    let mut peer = Peer::open(&node, Version::Two, Ipv4Addr::LOCALHOST).await?;
+    let answers: u32 = context.form.of(100_000, 60_000);
+    let mut before = f64::NAN;
+    for number in 0..answers {
+        if number == answers / 4 {
+            before = node.resident()?;
+        }
+        peer.ask(&question("x", 2)).await?;
+    }
+    let each = (node.resident()? - before) * 1024.0 / (f64::from(answers) * 0.75);
+    let what = format!("{answers} answers while nobody asks for /metrics: memory that stays of each");
+    outcome.figure(what, each, "bytes", Goal::AtMost(UNWATCHED));
+    peer.close().await?;
+    node.stop().await?;
+    Ok(())
 }
 
 /// Sessions that are opened and kept: what grows is seen to grow.
