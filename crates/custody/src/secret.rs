@@ -4,7 +4,7 @@ use std::{
     fmt,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, ErrorKind, Read, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, fchown},
     path::{Path, PathBuf},
 };
 
@@ -170,6 +170,7 @@ fn written_beside(path: &Path, secret: &[u8]) -> Result<PathBuf, SecretFileError
     let beside = PathBuf::from(beside);
     let write = || {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+        give_to_the_folders_owner(&file, parent_of(path))?;
         file.write_all(secret)?;
         file.sync_all()
     };
@@ -180,9 +181,22 @@ fn written_beside(path: &Path, secret: &[u8]) -> Result<PathBuf, SecretFileError
     Ok(beside)
 }
 
+fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// What root puts into somebody's folder of secrets is theirs: a service that runs as them is to read it.
+fn give_to_the_folders_owner(file: &File, folder: &Path) -> io::Result<()> {
+    let (ours, folders) = (file.metadata()?, fs::metadata(folder)?);
+    // Where others may write, the owner says nothing: /tmp is root's.
+    if ours.uid() != 0 || folders.uid() == 0 || folders.mode() & 0o022 != 0 {
+        return Ok(());
+    }
+    fchown(file, Some(folders.uid()), Some(folders.gid()))
+}
+
 fn sync_parent(path: &Path) -> Result<(), SecretFileError> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent).and_then(|folder| folder.sync_all()).map_err(fault(path))
+    File::open(parent_of(path)).and_then(|folder| folder.sync_all()).map_err(fault(path))
 }
 
 #[cfg(test)]
@@ -222,5 +236,26 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&path, vec![b'x'; MOST + 1]).unwrap();
         assert!(read_secret_file(&path).is_err());
+    }
+
+    #[test]
+    fn what_root_puts_into_somebodys_folder_is_theirs() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("theirs");
+        fs::create_dir(&folder).unwrap();
+        // Nobody else can give a folder away, and then there is nothing to see.
+        if std::os::unix::fs::chown(&folder, Some(65_534), Some(65_534)).is_err() {
+            return;
+        }
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+        let path = folder.join("key");
+        let owner = || fs::metadata(&path).map(|data| (data.uid(), data.gid(), data.mode() & 0o777)).unwrap();
+        write_secret_file(&path, b"one").unwrap();
+        assert_eq!(owner(), (65_534, 65_534, 0o600));
+        replace_secret_file(&path, b"two").unwrap();
+        assert_eq!(owner(), (65_534, 65_534, 0o600));
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
+        replace_secret_file(&path, b"three").unwrap();
+        assert_eq!(owner().0, 0, "a folder that everybody may write to is nobody's");
     }
 }

@@ -1,12 +1,22 @@
 //! What the binary does beside serving.
 
+use std::path::PathBuf;
+
 use clap::Subcommand;
+use fabstir_custody::Secret;
 use jiff::civil::Date;
 
-use crate::admin::{AdminRequest, Shown};
+use crate::{
+    admin::{AdminRequest, Shown},
+    config::{Config, ConfigError, KeySources, Origin, Settings, Stray},
+};
 
+mod config;
+mod init;
 mod keys;
 
+pub use config::ConfigCommand;
+pub use init::InitCommand;
 pub use keys::KeysCommand;
 
 /// A task that is not serving.
@@ -26,16 +36,52 @@ pub enum HereCommand {
     /// The identity key: make, import, show, rotate, back up
     #[command(subcommand)]
     Keys(KeysCommand),
-    /// The settings
+    /// The settings: show where each is set, check them
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Make what a node starts with: a key, a configuration file and a service of systemd's
+    Init(InitCommand),
 }
 
-/// What is done with the settings.
-#[derive(Clone, Copy, Debug, Subcommand)]
-pub enum ConfigCommand {
-    /// Say whether the node would start with these settings: keys and TLS files are read, nothing is served
-    Check,
+/// What a call of the binary brings with it.
+#[derive(Debug)]
+pub struct Call {
+    /// What was set.
+    pub settings: Settings,
+    /// The identity key itself, where it came as a text, and from where.
+    pub key: Option<(Secret, Origin)>,
+    /// systemd's folder of secrets.
+    pub credentials: Option<PathBuf>,
+    /// Variables that may be misspelt.
+    pub strays: Vec<Stray>,
+}
+
+impl Call {
+    /// What the settings mean.
+    ///
+    /// # Errors
+    /// [`ConfigError`]
+    pub fn resolve(self) -> Result<(Config, KeySources), ConfigError> {
+        let key = self.key.map(|(key, _)| key);
+        self.settings.args.resolve(key, self.credentials.as_deref())
+    }
+}
+
+impl HereCommand {
+    /// Does it.
+    ///
+    /// # Errors
+    /// What went wrong, in words for whoever typed the command.
+    pub fn run(self, call: Call) -> anyhow::Result<()> {
+        match self {
+            Self::Keys(command) => {
+                let (config, sources) = call.resolve()?;
+                command.run(&config, &sources)
+            }
+            Self::Config(command) => command.run(call),
+            Self::Init(command) => command.run(&call),
+        }
+    }
 }
 
 /// What a node that runs is asked.

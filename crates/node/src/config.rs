@@ -9,13 +9,9 @@ use std::{
     time::Duration,
 };
 
-use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use clap::{ArgAction, Parser, ValueEnum};
 use fabstir_custody::Secret;
-use fabstir_protocol::{
-    ethereum::Address,
-    v1::InitMemoryLimits,
-    v2::{MAX_FRAME_LEN, Shape},
-};
+use fabstir_protocol::{ethereum::Address, v2::Shape};
 
 use crate::{
     access::{InvalidList, WatchedList},
@@ -25,23 +21,30 @@ use crate::{
     peer::{InvalidNetwork, TrustedProxies},
 };
 
+mod contradictions;
 mod engine;
 mod env_file;
+mod error;
+mod file;
 mod keys;
 mod limits;
 mod operation;
+mod settings;
 mod tls;
 
 pub use engine::{
     EngineArgs, EngineConfig, EngineKind, FlashAttentionMode, KvTypeName, ModelSetting, UpstreamSettings,
 };
 pub use env_file::EnvFile;
+pub use error::ConfigError;
+pub use file::{At, ConfigFile, ConfigFileError, InFile};
 use keys::KeyArgs;
 pub use keys::{CREDENTIAL, KeySources};
 use limits::{LimitArgs, clients, kibibytes, list, origins};
 pub use limits::{Origins, OwnTls};
 pub use operation::LogFormat;
 use operation::OperationArgs;
+pub use settings::{DEFAULT_FILE, Layers, Origin, Setting, Settings, SettingsError, Stray};
 use tls::TlsArgs;
 pub use tls::{
     AcmeConfig, CertificateSource, ClientAuth, ClientCertificates, TlsConfig, TlsSettingsError, TlsVersion,
@@ -66,8 +69,10 @@ const RESTRICTING: &[&str] = &[
 ];
 
 const AFTER_HELP: &str = "\
-Every flag is also an environment variable: --listen-addr is LISTEN_ADDR. A flag wins over the environment, \
-the environment over a file .env in the working directory.
+Every flag is also an environment variable: --listen-addr is LISTEN_ADDR; and a line of the configuration file: \
+listen_addr = \"...\". A flag wins over the environment, the environment over a file .env in the working directory, \
+that over the configuration file. `config show` says what is set where, and `init` makes a key, a configuration file \
+and a service of systemd's.
 
 HOST_PRIVATE_KEY, in the environment only: the node's identity, 0x and 64 hex digits; or one of the settings that say \
 where it is (a file, a command, a keystore, a hardware token). Without a key the node serves plaintext and refuses \
@@ -79,6 +84,9 @@ encrypted frames. Make one with: fabstir-llm-node keys new";
 pub struct Args {
     #[command(subcommand)]
     command: Option<Command>,
+    /// The configuration file, in TOML; by default fabstir-llm-node.toml in the working directory, if it is there
+    #[arg(long, value_name = "FILE", global = true)]
+    config_file: Option<PathBuf>,
     /// Address and port to listen on
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen_addr: SocketAddr,
@@ -223,78 +231,16 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
-/// Why the node does not start.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the message of each says it")]
-pub enum ConfigError {
-    #[error("{setting} needs {HOST_PRIVATE_KEY}, or another source of a key, and none is set")]
-    NeedsKey { setting: &'static str },
-    #[error("{setting} means nothing without {needed}, which is not set")]
-    Needs { setting: &'static str, needed: &'static str },
-    #[error("{setting} is of the servers at ENGINE_URL, which is not set")]
-    NeedsEngineUrl { setting: &'static str },
-    #[error("{setting}: {error}")]
-    Pkcs11Uri { setting: &'static str, error: fabstir_custody::InvalidUri },
-    #[error("{one} and {other} contradict each other: set one of them")]
-    Contradiction { one: &'static str, other: &'static str },
-    #[error(
-        "SESSION_MAX_SECONDS is less than SESSION_KEY_TTL_SECONDS: an idle session would outlive the longest one"
-    )]
-    MaxBelowTtl,
-    #[error(
-        "INITS_PER_MINUTE is more than the memory of inits holds for one network during SESSION_KEY_TTL_SECONDS: \
-         lower one of them, to {most} inits a minute at most"
-    )]
-    InitsAboveMemory { most: u64 },
-    #[error("MAX_TOKENS_PER_REQUEST is more than CONTEXT_TOKENS, which holds prompt and answer together")]
-    MaxTokensAboveContext,
-    #[error("KV_TYPE q8_0 and q4_0 need flash attention: leave FLASH_ATTENTION at auto or on")]
-    KvTypeNeedsFlashAttention,
-    #[error("MAX_FRAME_BYTES is less than {least}, which a record of version 2 may take")]
-    FrameBelowRecord { least: usize },
-    #[error("ALLOWED_CLIENTS: {0:?} is not an Ethereum address")]
-    ClientAddress(String),
-    #[error("ALLOWED_CLIENTS_FILE: {0}")]
-    AllowedFile(#[source] InvalidList),
-    #[error("DENIED_CLIENTS_FILE: {0}")]
-    DeniedFile(#[source] InvalidList),
-    #[error("TRUSTED_PROXIES: {0}")]
-    Proxies(#[from] InvalidNetwork),
-    #[error("ALLOWED_ORIGINS: {0:?} is not an origin like https://example.org")]
-    Origin(String),
-    #[error("{setting}: {text:?} is not `default`, a path, or hf:owner/repo/file.gguf")]
-    Model { setting: &'static str, text: String },
-    #[error(transparent)]
-    Tls(#[from] TlsSettingsError),
-    #[error("{path} holds {HOST_PRIVATE_KEY} and can be read by others; run: chmod 600 {path}")]
-    EnvFileMode { path: String },
-    #[error("{path} cannot be read: {reason}")]
-    EnvFile { path: String, reason: String },
-}
-
 impl Args {
-    /// Reads flags, and the environment where a flag is missing.
+    /// Reads flags, the environment where a flag is missing, and the file that one of them names.
     ///
     /// # Errors
-    /// clap's, which also carries `--help` and `--version`.
+    /// [`SettingsError`].
     pub fn read(
         argv: impl IntoIterator<Item = OsString>,
         env: &impl Fn(&str) -> Option<String>,
-    ) -> Result<Self, clap::Error> {
-        let mut argv = argv.into_iter();
-        let program = argv.next().unwrap_or_else(|| OsString::from("fabstir-llm-node"));
-        let mut command = Self::command();
-        command.build();
-        let from_env = command.get_arguments().filter_map(|arg| {
-            let flag = arg.get_long().filter(|flag| !matches!(*flag, "help" | "version"))?;
-            let name = flag.to_uppercase().replace('-', "_");
-            // An empty setting is none, but for those that keep people out: there it is a mistake.
-            let value =
-                env(&name).filter(|value| !value.is_empty() || RESTRICTING.contains(&name.as_str()))?;
-            Some(OsString::from(format!("--{flag}={value}")))
-        });
-        let all: Vec<_> = [program].into_iter().chain(from_env).chain(argv).collect();
-        Self::from_arg_matches(&Self::command().try_get_matches_from(all)?)
+    ) -> Result<Self, SettingsError> {
+        Settings::read(argv, &Layers::environment(env)).map(|settings| settings.args)
     }
 
     /// What is to be done instead of serving.
@@ -408,160 +354,7 @@ impl Args {
             longest: Duration::from_secs(self.session_max_seconds.get()),
         }
     }
-
-    fn refuse_contradictions(&self, has_key: bool) -> Result<(), ConfigError> {
-        let allow_list = !self.limits.allowed_clients.is_empty();
-        let (allow_file, deny_file) =
-            (self.limits.allowed_clients_file.is_some(), self.limits.denied_clients_file.is_some());
-        let need_key = [
-            ("REQUIRE_ENCRYPTION", self.require_encryption),
-            ("ALLOWED_CLIENTS", allow_list),
-            ("ALLOWED_CLIENTS_FILE", allow_file),
-            ("DENIED_CLIENTS_FILE", deny_file),
-            ("MIN_PROTOCOL", self.min_protocol > 1),
-            ("REQUIRE_INIT_TIMESTAMP", self.require_init_timestamp),
-        ];
-        if let Some((setting, _)) = need_key.into_iter().find(|(_, set)| *set && !has_key) {
-            return Err(ConfigError::NeedsKey { setting });
-        }
-        let pairs = [
-            ("ALLOW_PLAINTEXT", self.allow_plaintext, "REQUIRE_ENCRYPTION", self.require_encryption),
-            ("ALLOW_PLAINTEXT", self.allow_plaintext, "ALLOWED_CLIENTS", allow_list),
-            ("ALLOW_PLAINTEXT", self.allow_plaintext, "ALLOWED_CLIENTS_FILE", allow_file),
-            // Who asks in the clear has no address that could be denied.
-            ("ALLOW_PLAINTEXT", self.allow_plaintext, "DENIED_CLIENTS_FILE", deny_file),
-            ("ALLOW_PLAINTEXT", self.allow_plaintext, "MIN_PROTOCOL=2", self.min_protocol > 1),
-        ];
-        refuse_both(&pairs)?;
-        if has_key && self.limits.max_frame_bytes.get() < MAX_FRAME_LEN {
-            return Err(ConfigError::FrameBelowRecord { least: MAX_FRAME_LEN });
-        }
-        if self.session_max_seconds < self.session_key_ttl_seconds {
-            return Err(ConfigError::MaxBelowTtl);
-        }
-        // An init is remembered for the TTL at least, and for ten minutes.
-        let minutes = self.session_key_ttl_seconds.get().div_ceil(60).max(10);
-        let remembered = u64::try_from(InitMemoryLimits::standard(0).per_network).unwrap_or(u64::MAX);
-        let most = remembered.checked_div(minutes).unwrap_or(0).max(1);
-        if u64::from(self.limits.inits_per_minute.get()) > most {
-            return Err(ConfigError::InitsAboveMemory { most });
-        }
-        Ok(())
-    }
-}
-
-/// Refuses two settings that contradict each other, each with whether it is set.
-fn refuse_both(pairs: &[(&'static str, bool, &'static str, bool)]) -> Result<(), ConfigError> {
-    match pairs.iter().find(|(_, one, _, other)| *one && *other) {
-        Some((one, _, other, _)) => Err(ConfigError::Contradiction { one, other }),
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::crypto::NodeKey;
-
-    const KEY: &str = "0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d";
-
-    fn resolve(flags: &[&str], env: &[(&str, &str)]) -> Result<(Config, KeySources), ConfigError> {
-        let lookup =
-            |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-        let argv = ["node"].iter().chain(flags).map(OsString::from);
-        Args::read(argv, &lookup).unwrap().resolve(lookup(HOST_PRIVATE_KEY).map(Secret::from), None)
-    }
-
-    fn sentence(flags: &[&str], env: &[(&str, &str)]) -> String {
-        resolve(flags, env).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn a_flag_wins_over_the_environment_and_the_environment_over_the_default() {
-        assert_eq!(resolve(&[], &[]).unwrap().0.listen.to_string(), "127.0.0.1:8080");
-        let env =
-            [("LISTEN_ADDR", "127.0.0.1:1"), ("SESSION_KEY_TTL_SECONDS", "7"), ("ALLOW_PLAINTEXT", "true")];
-        let (config, _) = resolve(&["--listen-addr", "127.0.0.1:2"], &env).unwrap();
-        assert_eq!(config.listen.to_string(), "127.0.0.1:2");
-        assert_eq!(config.store.ttl, Duration::from_secs(7));
-        assert!(config.allow_plaintext);
-        assert!(!resolve(&["--allow-plaintext=false"], &env).unwrap().0.allow_plaintext);
-    }
-
-    #[test]
-    fn contradictions_stop_the_start_with_a_sentence() {
-        let key = ("HOST_PRIVATE_KEY", KEY);
-        let test = ("ALLOW_TEST_KEYS", "true");
-        assert_eq!(
-            sentence(&["--allow-plaintext", "--require-encryption"], &[key, test]),
-            "ALLOW_PLAINTEXT and REQUIRE_ENCRYPTION contradict each other: set one of them"
-        );
-        let clients = ("ALLOWED_CLIENTS", "0x0000000000000000000000000000000000000001");
-        assert!(sentence(&["--allow-plaintext"], &[key, test, clients]).contains("ALLOWED_CLIENTS"));
-        assert!(sentence(&[], &[clients]).contains("needs HOST_PRIVATE_KEY"));
-        assert!(sentence(&["--require-encryption"], &[]).contains("needs HOST_PRIVATE_KEY"));
-        assert!(
-            sentence(&["--model", "default", "--model-path", "x.gguf"], &[]).contains("MODEL_PATH and MODEL")
-        );
-        assert!(sentence(&["--session-max-seconds", "10"], &[]).starts_with("SESSION_MAX_SECONDS"));
-        assert!(sentence(&["--max-tokens-per-request", "9999"], &[]).starts_with("MAX_TOKENS_PER_REQUEST"));
-        assert!(sentence(&["--allowed-clients", "0x12"], &[key, test]).contains("0x12"));
-        assert!(sentence(&["--allowed-origins", "*"], &[]).contains("ALLOWED_ORIGINS"));
-        assert!(sentence(&["--trusted-proxies", "proxy.example"], &[]).starts_with("TRUSTED_PROXIES"));
-        let missing = "/nowhere/clients";
-        for (flag, setting) in [
-            ("--allowed-clients-file", "ALLOWED_CLIENTS_FILE"),
-            ("--denied-clients-file", "DENIED_CLIENTS_FILE"),
-        ] {
-            assert!(sentence(&[flag, missing], &[key, test]).starts_with(&format!("{setting}: {missing}")));
-            assert!(sentence(&[flag, missing], &[]).contains("needs HOST_PRIVATE_KEY"));
-            assert!(sentence(&[flag, missing, "--allow-plaintext"], &[key, test]).contains("contradict"));
-        }
-    }
-
-    fn key(env: &[(&str, &str)]) -> Result<Option<NodeKey>, String> {
-        let (config, keys) = resolve(&[], env).map_err(|error| error.to_string())?;
-        let load = |source: &_| NodeKey::load(source, config.test_keys).map_err(|error| error.to_string());
-        keys.current.as_ref().map(load).transpose()
-    }
-
-    #[test]
-    fn an_empty_key_is_a_mistake_and_not_plaintext_mode() {
-        assert_eq!(key(&[("HOST_PRIVATE_KEY", "")]).unwrap_err(), "the private key is empty");
-        assert!(key(&[]).unwrap().is_none());
-    }
-
-    #[test]
-    fn a_key_has_one_source() {
-        let sentence = sentence(&["--host-private-key-file", "x"], &[("HOST_PRIVATE_KEY", KEY)]);
-        assert!(sentence.starts_with("HOST_PRIVATE_KEY and HOST_PRIVATE_KEY_FILE contradict"), "{sentence}");
-        let lonely = resolve(&["--pkcs11-label", "x"], &[]).unwrap_err().to_string();
-        assert_eq!(lonely, "PKCS11_LABEL means nothing without PKCS11_URI, which is not set");
-        let pin = resolve(&[], &[("PKCS11_URI", "pkcs11:token=a?pin-value=97531")]).unwrap_err().to_string();
-        assert!(pin.contains("pin-source") && !pin.contains("97531"), "{pin}");
-    }
-
-    #[test]
-    fn a_credential_of_systemd_is_the_key_where_nothing_else_is() {
-        let folder = tempfile::tempdir().unwrap();
-        fabstir_custody::write_secret_file(&folder.path().join(CREDENTIAL), KEY.as_bytes()).unwrap();
-        let args =
-            |flags: &[&str]| Args::read(["node"].iter().chain(flags).map(OsString::from), &|_| None).unwrap();
-        let found = args(&[]).resolve(None, Some(folder.path())).unwrap().1.current.unwrap();
-        assert!(found.describe().ends_with(CREDENTIAL));
-        let named = args(&["--host-private-key-file", "other"]).resolve(None, Some(folder.path())).unwrap();
-        assert_eq!(named.1.current.unwrap().describe(), "file other");
-    }
-
-    #[test]
-    fn a_ttl_of_zero_is_refused() {
-        let lookup = |name: &str| (name == "SESSION_KEY_TTL_SECONDS").then(|| "0".to_owned());
-        assert!(Args::read([OsString::from("node")], &lookup).is_err());
-    }
-
-    #[test]
-    fn a_published_key_stops_the_start_without_being_shown() {
-        let shown = key(&[("HOST_PRIVATE_KEY", KEY)]).unwrap_err();
-        assert!(shown.contains("ALLOW_TEST_KEYS") && !shown.contains("59c6"), "{shown}");
-    }
-}
+mod tests;

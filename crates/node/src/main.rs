@@ -13,8 +13,10 @@ use fabstir_custody::{Hardening, Secret, harden, take_from_environment};
 use fabstir_llm_node::{
     admin::{self, AdminSocket},
     aside,
-    command::{AdminCommand, Command, ConfigCommand, HereCommand},
-    config::{Args, Config, EnvFile, HOST_PRIVATE_KEY, KeySources},
+    command::{AdminCommand, Call, Command},
+    config::{
+        Config, DEFAULT_FILE, EnvFile, HOST_PRIVATE_KEY, KeySources, Layers, Origin, Settings, SettingsError,
+    },
     crypto, engine,
     ledger::Ledger,
     listener::Listener,
@@ -47,28 +49,41 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn serve(key: Option<Secret>) -> anyhow::Result<()> {
     let mut env_file = EnvFile::read(Path::new(".env"))?;
-    let key = key.or_else(|| env_file.take_key());
+    let key = key.map(|key| (key, Origin::Environment));
+    let key = key.or_else(|| env_file.take_key().map(|key| (key, Origin::EnvFile)));
     // What is not UTF-8 is wrong, and not absent: a setting that is set wrongly must stop the start.
     let text =
         |value: OsString| value.into_string().unwrap_or_else(|value| value.to_string_lossy().into_owned());
     let set = |name: &str| std::env::var_os(name).map(text);
     let env = |name: &str| set(name).or_else(|| env_file.get(name));
-    let mut args = Args::read(std::env::args_os(), &env).unwrap_or_else(|error| error.exit());
-    let command = args.take_command();
-    let here = match command {
-        // What is asked of a node that runs needs none of the settings that it runs with.
-        Some(Command::Admin(command)) => return administer(command, args.admin_socket()).await,
-        Some(Command::Here(command)) => Some(command),
-        None => None,
+    let layers =
+        Layers::environment(&set).with_env_file(&env_file).with_default_file(Path::new(DEFAULT_FILE));
+    let mut settings = match Settings::read(std::env::args_os(), &layers) {
+        Err(SettingsError::Usage(error)) => error.exit(),
+        settings => settings?,
     };
+    let variables: Vec<String> = std::env::vars_os().map(|(name, _)| text(name)).collect();
+    let strays = settings.strays(variables.iter().map(String::as_str).chain(env_file.names()));
+    let command = settings.args.take_command();
     let credentials = env("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-    let (config, sources) = args.resolve(key, credentials.as_deref())?;
-    if let Some(command) = here {
-        return perform(command, &config, &sources);
+    let call = Call { settings, key, credentials, strays };
+    match command {
+        // What is asked of a node that runs needs none of the settings that it runs with.
+        Some(Command::Admin(command)) => return administer(command, call.settings.args.admin_socket()).await,
+        Some(Command::Here(command)) => return command.run(call),
+        None => {}
     }
+    let (strays, file) = (call.strays.clone(), call.settings.file.clone());
+    let (config, sources) = call.resolve()?;
     let hub = env(model::HF_ENDPOINT);
     drop(env_file);
     logging::start(&config).context("RUST_LOG cannot be read")?;
+    for stray in strays {
+        tracing::warn!("{stray}");
+    }
+    if let Some(file) = file {
+        tracing::info!(file = %file.display(), "configuration file read");
+    }
     let metrics = metrics::start()?;
     harden_process(&config);
     let keys = crypto::load_keys(&sources, &config)?;
@@ -103,19 +118,6 @@ fn harden_process(config: &Config) {
     let Hardening { no_core_dumps, not_dumpable } = harden();
     if !(no_core_dumps && not_dumpable) {
         tracing::warn!(no_core_dumps, not_dumpable, "this process's memory could not be kept to itself");
-    }
-}
-
-/// Does what is not serving.
-fn perform(command: HereCommand, config: &Config, sources: &KeySources) -> anyhow::Result<()> {
-    match command {
-        HereCommand::Keys(command) => command.run(config, sources),
-        HereCommand::Config(ConfigCommand::Check) => {
-            crypto::load_keys(sources, config)?;
-            config.tls.as_ref().map(Tls::load).transpose()?;
-            writeln!(std::io::stdout(), "the settings are in order")?;
-            Ok(())
-        }
     }
 }
 
@@ -162,9 +164,10 @@ async fn serve_aside(node: &Arc<Node>, metrics: &PrometheusHandle) -> anyhow::Re
 /// Asks a node that runs, and says what it answers.
 async fn administer(command: AdminCommand, socket: Option<&Path>) -> anyhow::Result<()> {
     let (request, shown) = command.request();
-    let answer = admin::ask(socket, request, shown).await?;
+    let socket = socket.map(Path::to_owned).or_else(admin::usual_socket);
+    let answer = admin::ask(socket.as_deref(), request, shown).await?;
     writeln!(std::io::stdout(), "{answer}")?;
-    if let Some(socket) = socket.filter(|_| command.waits()) {
+    if let Some(socket) = socket.as_deref().filter(|_| command.waits()) {
         admin::wait_until_gone(socket).await;
     }
     Ok(())

@@ -7,6 +7,7 @@ use std::{
 };
 
 use axum::body::{Body, to_bytes};
+use directories::BaseDirs;
 use hyper::{Request, header::HOST};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -27,7 +28,9 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the message of each says it")]
 pub enum AdminError {
-    #[error("ADMIN_SOCKET is not set: it names the socket at which the node listens for its operator")]
+    #[error(
+        "ADMIN_SOCKET is not set, and there is no /run/fabstir/admin.sock: it names the socket at which the node listens for its operator"
+    )]
     NotSet,
     #[error("no node answers at {path}: {cause}")]
     Nobody { path: PathBuf, cause: io::Error },
@@ -50,6 +53,12 @@ pub enum Shown {
     Json,
     /// For spreadsheets.
     Csv,
+}
+
+/// Where `init` has a node listen for its operator, if a socket is there.
+pub fn usual_socket() -> Option<PathBuf> {
+    let of_user = BaseDirs::new().and_then(|folders| Some(folders.runtime_dir()?.join("fabstir/admin.sock")));
+    of_user.into_iter().chain([PathBuf::from("/run/fabstir/admin.sock")]).find(|path| path.exists())
 }
 
 /// Asks the node at `socket`, and says its answer as `shown`.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-pub use client::{AdminError, Shown, ask, wait_until_gone};
+pub use client::{AdminError, Shown, ask, usual_socket, wait_until_gone};
 pub use server::serve;
 pub use socket::{AdminSocket, SocketError};
 

@@ -127,7 +127,7 @@ impl KeysCommand {
     }
 }
 
-fn describe(out: &mut impl Write, what: &str, key: &dyn KeyCustody) -> anyhow::Result<()> {
+pub(super) fn describe(out: &mut impl Write, what: &str, key: &dyn KeyCustody) -> anyhow::Result<()> {
     writeln!(out, "{what:<11} {}", key.place())?;
     writeln!(out, "address     {}", key.address().to_checksum())?;
     Ok(writeln!(out, "public key  {}", key.public_key())?)
@@ -143,8 +143,20 @@ fn fresh() -> Zeroizing<[u8; 32]> {
 }
 
 impl To {
+    pub(super) fn new(to: Place, keystore: bool, password_file: Option<PathBuf>) -> Self {
+        Self { to, keystore, password_file }
+    }
+
+    /// The folder of a key in a file, where it is not there yet.
+    pub(super) fn new_folder(&self) -> Option<&Path> {
+        match &self.to {
+            Place::File(path) => path.parent().filter(|folder| !folder.exists()),
+            Place::Token(_) => None,
+        }
+    }
+
     /// A new key at this place. A token makes its own.
-    fn make(&self) -> anyhow::Result<Box<dyn KeyCustody>> {
+    pub(super) fn make(&self) -> anyhow::Result<Box<dyn KeyCustody>> {
         match &self.to {
             Place::Token(uri) => {
                 let pin = pin(uri);

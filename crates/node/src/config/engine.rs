@@ -9,7 +9,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use fabstir_engine::{FlashAttention, KvType, LlamaConfig, Loading, UpstreamConfig};
 
-use super::{ConfigError, refuse_both};
+use super::{ConfigError, contradictions::refuse_both};
 use crate::model::ModelSource;
 
 /// What was typed of the engine.

@@ -53,6 +53,11 @@ impl EnvFile {
         self.settings.get(name).cloned()
     }
 
+    /// What is set, by name.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.settings.keys().map(String::as_str)
+    }
+
     /// The node's key, if it stands there. Once.
     pub fn take_key(&mut self) -> Option<Secret> {
         self.key.take()

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, ValueEnum};
 
-use super::{ConfigError, refuse_both};
+use super::{ConfigError, contradictions::refuse_both};
 
 /// What was typed of TLS.
 #[derive(Args, Clone, Debug)]

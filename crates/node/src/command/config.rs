@@ -1,0 +1,94 @@
+//! The settings, in their operator's hands.
+
+use std::io::{self, Write};
+
+use clap::Subcommand;
+use serde::Serialize;
+
+use super::Call;
+use crate::{
+    config::{Config, HOST_PRIVATE_KEY, KeySources, Origin, Setting},
+    crypto,
+    tls::Tls,
+};
+
+/// What is done with the settings.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Say whether the node would start with these settings: keys and TLS files are read, nothing is served
+    Check,
+    /// Show every setting, its value and where it is set; secrets are left out
+    Show {
+        /// Those alone that are set somewhere
+        #[arg(long)]
+        set: bool,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl ConfigCommand {
+    /// Does it.
+    ///
+    /// # Errors
+    /// What is wrong with the settings.
+    pub fn run(self, call: Call) -> anyhow::Result<()> {
+        let mut out = io::stdout().lock();
+        if let Self::Show { set, json } = self {
+            show(&mut out, &call, set, json)?;
+        }
+        for stray in &call.strays {
+            writeln!(io::stderr(), "warning: {stray}")?;
+        }
+        let (config, sources) = call.resolve()?;
+        match self {
+            Self::Check => check(&mut out, &config, &sources),
+            Self::Show { .. } => Ok(()),
+        }
+    }
+}
+
+fn check(out: &mut impl Write, config: &Config, sources: &KeySources) -> anyhow::Result<()> {
+    crypto::load_keys(sources, config)?;
+    config.tls.as_ref().map(Tls::load).transpose()?;
+    Ok(writeln!(out, "the settings are in order")?)
+}
+
+/// A setting as it is shown.
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    value: Option<String>,
+    origin: String,
+}
+
+impl From<&Setting> for Row {
+    fn from(setting: &Setting) -> Self {
+        Self { name: setting.name.to_uppercase(), value: setting.shown(), origin: setting.origin.to_string() }
+    }
+}
+
+fn show(out: &mut impl Write, call: &Call, set: bool, json: bool) -> anyhow::Result<()> {
+    let key = Row {
+        name: HOST_PRIVATE_KEY.to_owned(),
+        value: call.key.as_ref().map(|_| "(set, not shown)".to_owned()),
+        origin: call.key.as_ref().map_or(&Origin::Default, |(_, origin)| origin).to_string(),
+    };
+    let nobodys = Origin::Default.to_string();
+    let settings = call.settings.all.iter().map(Row::from);
+    let rows: Vec<Row> =
+        [key].into_iter().chain(settings).filter(|row| !set || row.origin != nobodys).collect();
+    if json {
+        return Ok(writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?);
+    }
+    let width = |cell: &dyn Fn(&Row) -> usize| rows.iter().map(cell).max().unwrap_or(0);
+    let name = width(&|row| row.name.len());
+    // A long value does not push all others' origins out of sight.
+    let value = width(&|row| row.value.as_ref().map_or(0, String::len)).min(32);
+    for row in &rows {
+        let typed = row.value.as_deref().unwrap_or_default();
+        writeln!(out, "{:name$}  {typed:value$}  {}", row.name, row.origin)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,396 @@
+//! From an empty machine to a node that starts: a key, a configuration file and a service of systemd's.
+
+use std::{
+    env,
+    fmt::Write as _,
+    fs::{self, DirBuilder, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, chown},
+    path::{Path, PathBuf, absolute},
+};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use directories::BaseDirs;
+use nix::unistd::User;
+use toml::Value;
+
+use super::{
+    Call,
+    keys::{Place, To, describe},
+};
+use crate::config::{self, Layers, Origin, Setting, Settings};
+
+/// What is made, and where.
+#[derive(Args, Clone, Debug)]
+pub struct InitCommand {
+    /// The folder of the configuration file; by default /etc/fabstir for root, else fabstir in the user's configuration folder
+    #[arg(long, value_name = "FOLDER")]
+    dir: Option<PathBuf>,
+    /// Where the identity key is made: a file, or pkcs11:...; by default keys/node.key in that folder
+    #[arg(long, value_name = "FILE-OR-URI")]
+    key: Option<String>,
+    /// Make the key as a keystore (Ethereum's version 3)
+    #[arg(long, requires = "password_file")]
+    keystore: bool,
+    /// A file with that keystore's password
+    #[arg(long, value_name = "FILE", requires = "keystore")]
+    password_file: Option<PathBuf>,
+    /// The service's file; by default where systemd looks for root's or for the user's
+    #[arg(long, value_name = "FILE")]
+    unit: Option<PathBuf>,
+    /// Whom the service runs as, where root makes it
+    #[arg(long, default_value = "fabstir")]
+    user: String,
+}
+
+/// Whose node it is: what is where, for root's service and for a user's.
+struct Layout {
+    config: PathBuf,
+    unit: PathBuf,
+    admin_socket: PathBuf,
+    usage: PathBuf,
+    /// Whom a service of root's runs as; `None` is a service of the caller's own.
+    user: Option<User>,
+}
+
+/// Settings that say where a key is.
+const KEY_SETTINGS: [&str; 5] = [
+    "host_private_key_file",
+    "host_private_key_command",
+    "host_keystore_file",
+    "pkcs11_uri",
+    "pkcs11_module",
+];
+
+/// Where Prometheus looks for an exporter of OpenTelemetry's, and nobody else listens.
+const METRICS: &str = "127.0.0.1:9464";
+
+impl InitCommand {
+    /// Does it, or leaves nothing behind.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub fn run(self, call: &Call) -> anyhow::Result<()> {
+        if let Some((_, origin)) = &call.key {
+            bail!(
+                "HOST_PRIVATE_KEY is set already ({origin}), and a service does not see it: put that key into a file with \
+                 `keys import --from - --to FILE`, name the file with --host-private-key-file, and unset HOST_PRIVATE_KEY"
+            );
+        }
+        let layout = self.layout()?;
+        let typed: Vec<&Setting> =
+            call.settings.all.iter().filter(|setting| setting.origin == Origin::Flag).collect();
+        let has_key = typed.iter().any(|setting| KEY_SETTINGS.contains(&setting.name.as_str()));
+        if has_key && (self.key.is_some() || self.keystore) {
+            bail!("a flag says where the key is already: leave --key and --keystore out, or that flag");
+        }
+        let to = if has_key { None } else { Some(self.key_place(&layout)?) };
+        let mut settings = own_settings(&layout);
+        settings.extend(to.iter().flat_map(|(_, settings)| settings.iter().cloned()));
+        let text = file_text(&call.settings.all, &settings);
+        let mut made = Made::default();
+        let key = write_all(&mut made, &layout, &text, to.as_ref().map(|(to, _)| to))?;
+        made.keep();
+        say(&layout, key.as_deref())
+    }
+
+    fn layout(&self) -> anyhow::Result<Layout> {
+        let root = rustix::process::geteuid().is_root();
+        let folders = BaseDirs::new().context("there is no home folder: name one with --dir, and --unit")?;
+        let (folder, units) = if root {
+            (PathBuf::from("/etc/fabstir"), PathBuf::from("/etc/systemd/system"))
+        } else {
+            (folders.config_dir().join("fabstir"), folders.config_dir().join("systemd/user"))
+        };
+        let folder = absolute(self.dir.clone().unwrap_or(folder))?;
+        let unit = self.unit.clone().unwrap_or_else(|| units.join("fabstir-llm-node.service"));
+        let runtime = || folders.runtime_dir().map(|folder| folder.join("fabstir/admin.sock"));
+        let state = folders.state_dir().map_or_else(|| folder.clone(), |state| state.join("fabstir"));
+        Ok(Layout {
+            config: folder.join(config::DEFAULT_FILE),
+            unit: absolute(unit)?,
+            admin_socket: if root {
+                "/run/fabstir/admin.sock".into()
+            } else {
+                runtime().unwrap_or_else(|| folder.join("admin.sock"))
+            },
+            usage: if root { "/var/lib/fabstir/usage".into() } else { state.join("usage") },
+            user: root.then(|| self.service_user()).transpose()?,
+        })
+    }
+
+    fn service_user(&self) -> anyhow::Result<User> {
+        let found = User::from_name(&self.user).context("the list of users cannot be read")?;
+        found.with_context(|| {
+            let user = &self.user;
+            format!("there is no user {user} for the service to run as; run: useradd --system --shell /usr/sbin/nologin {user}; or name another with --user")
+        })
+    }
+
+    /// Where the key is made, and what the file says of it.
+    fn key_place(&self, layout: &Layout) -> anyhow::Result<(To, Vec<(String, Value)>)> {
+        let folder = layout.config.parent().unwrap_or(Path::new("/"));
+        let text = self.key.clone().unwrap_or_else(|| folder.join("keys/node.key").display().to_string());
+        let (place, setting) = match text.parse()? {
+            Place::Token(uri) => (Place::Token(uri), ("pkcs11_uri", text)),
+            Place::File(path) => {
+                let path = absolute(path)?;
+                let setting = if self.keystore { "host_keystore_file" } else { "host_private_key_file" };
+                let text = path.display().to_string();
+                (Place::File(path), (setting, text))
+            }
+        };
+        let password = self.password_file.as_ref().map(absolute).transpose()?;
+        let line = |(name, value): (&str, String)| (name.to_owned(), Value::String(value));
+        let mut settings = vec![line(setting)];
+        if let Some(file) = &password {
+            settings.push(line(("host_keystore_password_file", file.display().to_string())));
+        }
+        Ok((To::new(place, self.keystore, password), settings))
+    }
+}
+
+/// What `init` sets where no flag does.
+fn own_settings(layout: &Layout) -> Vec<(String, Value)> {
+    let path = |path: &Path| Value::String(path.display().to_string());
+    let settings = [
+        ("require_encryption", Value::Boolean(true)),
+        ("admin_socket", path(&layout.admin_socket)),
+        ("metrics_listen", Value::String(METRICS.to_owned())),
+        ("usage_dir", path(&layout.usage)),
+    ];
+    settings.map(|(name, value)| (name.to_owned(), value)).into()
+}
+
+/// Every setting with what it is: those of this call's flags and of `own` as lines, the others as comments.
+fn file_text(all: &[Setting], own: &[(String, Value)]) -> String {
+    let mut text = String::from(
+        "# Settings of fabstir-llm-node, made by `fabstir-llm-node init`. A line that begins with # counts for nothing.\n\
+         # Flags and the environment win over what stands here; `fabstir-llm-node config show` says what counts, and\n\
+         # `fabstir-llm-node config check` whether the node would start. No secret belongs here, but where one is kept.\n",
+    );
+    for setting in all.iter().filter(|setting| setting.name != "config_file") {
+        let set = match (&setting.origin, own.iter().find(|(name, _)| *name == setting.name)) {
+            (Origin::Flag, _) => Some(as_toml(setting)),
+            (_, Some((_, value))) => Some(value.clone()),
+            (_, None) => None,
+        };
+        let (mark, value) = match set {
+            Some(value) => ("", value),
+            None if setting.expose().is_some() && setting.origin == Origin::Default => {
+                ("#", as_toml(setting))
+            }
+            None => ("#", Value::String(format!("<{}>", setting.placeholder.to_lowercase()))),
+        };
+        // Writing to a string does not fail.
+        let _ = write!(text, "\n# {}\n{mark}{} = {value}\n", setting.help, setting.name);
+    }
+    text
+}
+
+fn as_toml(setting: &Setting) -> Value {
+    let typed = setting.expose().unwrap_or_default();
+    if setting.list {
+        return Value::Array(typed.split(',').map(|one| Value::String(one.trim().to_owned())).collect());
+    }
+    let number = || typed.parse().map(Value::Integer).ok();
+    let yes = || typed.parse().map(Value::Boolean).ok();
+    number().or_else(yes).unwrap_or_else(|| Value::String(typed.to_owned()))
+}
+
+/// The service, with what it starts.
+fn unit_text(layout: &Layout) -> anyhow::Result<String> {
+    let binary = env::current_exe().context("where this program is cannot be found out")?;
+    let template = if layout.user.is_some() {
+        include_str!("init/system.service")
+    } else {
+        include_str!("init/user.service")
+    };
+    let user = layout.user.as_ref().map_or("", |user| &user.name);
+    Ok(template
+        .replace("@EXEC@", &in_unit(&binary))
+        .replace("@CONFIG@", &in_unit(&layout.config))
+        .replace("@USER@", user))
+}
+
+/// A path as systemd reads one: % begins a specifier, and a space a next word.
+fn in_unit(path: &Path) -> String {
+    let text = path.display().to_string().replace('%', "%%");
+    if text.contains([' ', '"', '\\', '\'']) {
+        return format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+    }
+    text
+}
+
+/// Files that were made, and are taken away again unless all of them could be.
+#[derive(Default)]
+struct Made(Vec<PathBuf>);
+
+impl Made {
+    fn file(&mut self, path: &Path, text: &str) -> anyhow::Result<()> {
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(folder)
+            .with_context(|| folder.display().to_string())?;
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path);
+        let mut file = file.map_err(|error| {
+            let path = path.display();
+            if error.kind() == io::ErrorKind::AlreadyExists {
+                return anyhow::anyhow!(
+                    "{path} is there already, and is left as it is: name another with --dir or --unit"
+                );
+            }
+            anyhow::anyhow!("{path}: {error}")
+        })?;
+        self.0.push(path.to_owned());
+        file.write_all(text.as_bytes())
+            .and_then(|()| file.sync_all())
+            .with_context(|| path.display().to_string())
+    }
+
+    fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// The key comes last: it is the one thing that cannot be made again.
+fn write_all(
+    made: &mut Made,
+    layout: &Layout,
+    text: &str,
+    to: Option<&To>,
+) -> anyhow::Result<Option<Box<dyn fabstir_custody::KeyCustody>>> {
+    made.file(&layout.config, text)?;
+    read_back(&layout.config)?;
+    made.file(&layout.unit, &unit_text(layout)?)?;
+    let Some(to) = to else { return Ok(None) };
+    if let (Some(user), Some(folder)) = (&layout.user, to.new_folder()) {
+        // Whoever runs as this user may rotate the key, and what root puts there is this user's too.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .with_context(|| folder.display().to_string())?;
+        chown(folder, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
+            .with_context(|| folder.display().to_string())?;
+    }
+    to.make().map(Some)
+}
+
+/// What was written means what it should.
+fn read_back(path: &Path) -> anyhow::Result<()> {
+    let argv = ["fabstir-llm-node".into(), "--config-file".into(), path.as_os_str().to_owned()];
+    Settings::read(argv, &Layers::environment(&|_| None))?.args.resolve(None, None)?;
+    Ok(())
+}
+
+fn say(layout: &Layout, key: Option<&dyn fabstir_custody::KeyCustody>) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "settings    {}", layout.config.display())?;
+    writeln!(out, "service     {}", layout.unit.display())?;
+    if let Some(key) = key {
+        describe(&mut out, "key", key)?;
+        writeln!(
+            out,
+            "\nGive the public key to your clients by a way that they trust, and back the key up (`keys backup`)."
+        )?;
+    }
+    let (systemctl, sudo) = match &layout.user {
+        Some(user) => ("systemctl", format!("sudo -u {} ", user.name)),
+        None => ("systemctl --user", String::new()),
+    };
+    writeln!(out, "Next:")?;
+    writeln!(out, "  export CONFIG_FILE={}", layout.config.display())?;
+    writeln!(out, "  {sudo}fabstir-llm-node --config-file $CONFIG_FILE config check")?;
+    Ok(writeln!(out, "  {systemctl} daemon-reload && {systemctl} enable --now fabstir-llm-node")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(flags: &[&str]) -> Settings {
+        let argv = ["node"].iter().chain(flags).map(std::ffi::OsString::from);
+        Settings::read(argv, &Layers::environment(&|_| None)).unwrap()
+    }
+
+    #[test]
+    fn every_setting_stands_in_the_file_and_it_says_what_the_call_said() {
+        let flags = [
+            "--listen-addr",
+            "0.0.0.0:1",
+            "--allowed-origins",
+            "https://a.example,https://b.example",
+            "--max-sessions",
+            "7",
+            "--default-system-prompt",
+            "say \"yes\"\nor \\ no",
+            "--allow-plaintext",
+        ];
+        let typed = settings(&flags);
+        let own = [
+            ("host_private_key_file".to_owned(), Value::String("/k".into())),
+            ("max_sessions".to_owned(), Value::Integer(1)),
+        ];
+        let text = file_text(&typed.all, &own);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.toml");
+        fs::write(&path, &text).unwrap();
+        let read = settings(&["--config-file", path.to_str().unwrap()]);
+        let told = |settings: &Settings| -> Vec<_> {
+            let set = settings
+                .all
+                .iter()
+                .filter(|setting| setting.origin != Origin::Default && setting.name != "config_file");
+            set.map(|setting| (setting.name.clone(), setting.expose().unwrap().to_owned())).collect()
+        };
+        let mut expected = told(&typed);
+        let at = read.all.iter().position(|setting| setting.name == "host_private_key_file").unwrap();
+        let before = |name: &str| typed.all.iter().position(|setting| setting.name == name).unwrap() < at;
+        let place = expected.iter().filter(|(name, _)| before(name)).count();
+        expected.insert(place, ("host_private_key_file".into(), "/k".into()));
+        assert_eq!(told(&read), expected, "a flag wins over what init would set");
+        // Without their marks the others are settings as well, and the defaults what they are.
+        let all: String = text
+            .lines()
+            .filter_map(|line| line.strip_prefix('#').filter(|line| !line.starts_with(' ')))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let table: toml::Table = all.parse().unwrap();
+        assert_eq!(table.len() + told(&read).len(), typed.all.len() - 1);
+        assert_eq!(table.get("session_key_ttl_seconds"), Some(&Value::Integer(3600)));
+    }
+
+    #[test]
+    fn a_path_is_written_as_systemd_reads_it() {
+        assert_eq!(in_unit(Path::new("/usr/bin/node")), "/usr/bin/node");
+        assert_eq!(in_unit(Path::new("/a b/50%\"")), "\"/a b/50%%\\\"\"");
+    }
+
+    #[test]
+    fn what_was_made_is_taken_away_unless_it_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deeper/file");
+        let mut made = Made::default();
+        made.file(&path, "x").unwrap();
+        let again = made.file(&path, "y").unwrap_err().to_string();
+        assert!(again.contains("is there already"), "{again}");
+        drop(made);
+        assert!(!path.exists());
+        let mut made = Made::default();
+        made.file(&path, "x").unwrap();
+        made.keep();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "x");
+    }
+}

@@ -1,0 +1,56 @@
+//! Settings that cannot stand side by side.
+
+use fabstir_protocol::{v1::InitMemoryLimits, v2::MAX_FRAME_LEN};
+
+use super::{Args, ConfigError};
+
+impl Args {
+    /// Refuses what means nothing without a key, or beside another setting.
+    pub(super) fn refuse_contradictions(&self, has_key: bool) -> Result<(), ConfigError> {
+        let allow_list = !self.limits.allowed_clients.is_empty();
+        let (allow_file, deny_file) =
+            (self.limits.allowed_clients_file.is_some(), self.limits.denied_clients_file.is_some());
+        let need_key = [
+            ("REQUIRE_ENCRYPTION", self.require_encryption),
+            ("ALLOWED_CLIENTS", allow_list),
+            ("ALLOWED_CLIENTS_FILE", allow_file),
+            ("DENIED_CLIENTS_FILE", deny_file),
+            ("MIN_PROTOCOL", self.min_protocol > 1),
+            ("REQUIRE_INIT_TIMESTAMP", self.require_init_timestamp),
+        ];
+        if let Some((setting, _)) = need_key.into_iter().find(|(_, set)| *set && !has_key) {
+            return Err(ConfigError::NeedsKey { setting });
+        }
+        let pairs = [
+            ("ALLOW_PLAINTEXT", self.allow_plaintext, "REQUIRE_ENCRYPTION", self.require_encryption),
+            ("ALLOW_PLAINTEXT", self.allow_plaintext, "ALLOWED_CLIENTS", allow_list),
+            ("ALLOW_PLAINTEXT", self.allow_plaintext, "ALLOWED_CLIENTS_FILE", allow_file),
+            // Who asks in the clear has no address that could be denied.
+            ("ALLOW_PLAINTEXT", self.allow_plaintext, "DENIED_CLIENTS_FILE", deny_file),
+            ("ALLOW_PLAINTEXT", self.allow_plaintext, "MIN_PROTOCOL=2", self.min_protocol > 1),
+        ];
+        refuse_both(&pairs)?;
+        if has_key && self.limits.max_frame_bytes.get() < MAX_FRAME_LEN {
+            return Err(ConfigError::FrameBelowRecord { least: MAX_FRAME_LEN });
+        }
+        if self.session_max_seconds < self.session_key_ttl_seconds {
+            return Err(ConfigError::MaxBelowTtl);
+        }
+        // An init is remembered for the TTL at least, and for ten minutes.
+        let minutes = self.session_key_ttl_seconds.get().div_ceil(60).max(10);
+        let remembered = u64::try_from(InitMemoryLimits::standard(0).per_network).unwrap_or(u64::MAX);
+        let most = remembered.checked_div(minutes).unwrap_or(0).max(1);
+        if u64::from(self.limits.inits_per_minute.get()) > most {
+            return Err(ConfigError::InitsAboveMemory { most });
+        }
+        Ok(())
+    }
+}
+
+/// Refuses two settings that contradict each other, each with whether it is set.
+pub(super) fn refuse_both(pairs: &[(&'static str, bool, &'static str, bool)]) -> Result<(), ConfigError> {
+    match pairs.iter().find(|(_, one, _, other)| *one && *other) {
+        Some((one, _, other, _)) => Err(ConfigError::Contradiction { one, other }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,456 @@
+//! Every setting, with its value and where that was said.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use clap::{
+    Arg, ArgMatches, Command, CommandFactory as _, FromArgMatches as _, error::ErrorKind, parser::ValueSource,
+};
+
+use super::{
+    Args, ConfigFile, ConfigFileError, EnvFile, HOST_PRIVATE_KEY, InFile, RESTRICTING,
+    file::{At, Known, nearest},
+};
+
+/// The file that is read where none is named.
+pub const DEFAULT_FILE: &str = "fabstir-llm-node.toml";
+
+/// Where settings may come from beside flags, the first that says something winning.
+pub struct Layers<'a> {
+    environment: &'a dyn Fn(&str) -> Option<String>,
+    env_file: Option<&'a EnvFile>,
+    default_file: Option<&'a Path>,
+}
+
+/// Who said what a setting is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Origin {
+    /// The call itself.
+    Flag,
+    /// The process's environment.
+    Environment,
+    /// The `.env` file in the working directory.
+    EnvFile,
+    /// The configuration file.
+    File(At),
+    /// Nobody.
+    Default,
+}
+
+/// A setting and its value.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Setting {
+    /// As in the configuration file; in capitals it is the environment's name for it.
+    pub name: String,
+    /// Where it was typed.
+    pub origin: Origin,
+    /// What it is.
+    pub help: String,
+    /// What is to be put for its value, `FILE` say.
+    pub placeholder: String,
+    /// Whether it takes several values, with commas between.
+    pub list: bool,
+    typed: Option<String>,
+}
+
+/// A variable that is no setting, and looks like one.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Stray {
+    /// What is set.
+    pub name: String,
+    /// What may have been meant.
+    pub meant: String,
+}
+
+/// What was said in all places, and what it comes to.
+#[derive(Debug)]
+pub struct Settings {
+    /// The values that win.
+    pub args: Args,
+    /// All of them, in the order of `--help`.
+    pub all: Vec<Setting>,
+    /// The configuration file that was read.
+    pub file: Option<PathBuf>,
+}
+
+/// Why the settings cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// A flag or a value that is none; or `--help`, `--version`.
+    #[error(transparent)]
+    Usage(#[from] clap::Error),
+    /// The configuration file.
+    #[error(transparent)]
+    File(#[from] ConfigFileError),
+}
+
+impl<'a> Layers<'a> {
+    /// The environment, and the file that is named there or by a flag.
+    pub fn environment(environment: &'a impl Fn(&str) -> Option<String>) -> Self {
+        Self { environment, env_file: None, default_file: None }
+    }
+
+    /// And what an `.env` file says.
+    #[must_use]
+    pub fn with_env_file(self, file: &'a EnvFile) -> Self {
+        Self { env_file: Some(file), ..self }
+    }
+
+    /// And `file`, if it is there and no other is named.
+    #[must_use]
+    pub fn with_default_file(self, file: &'a Path) -> Self {
+        Self { default_file: Some(file), ..self }
+    }
+
+    fn get(&self, name: &str, file: Option<&ConfigFile>) -> Option<(String, Origin)> {
+        let variable = name.to_uppercase();
+        let environment = || Some(((self.environment)(&variable)?, Origin::Environment));
+        let env_file = || Some((self.env_file?.get(&variable)?, Origin::EnvFile));
+        let in_file =
+            || file?.get(name).map(|InFile { value, at }| (value.clone(), Origin::File(at.clone())));
+        let (value, origin) = environment().or_else(env_file).or_else(in_file)?;
+        // An empty setting is none, but for those that keep people out: there it is a mistake.
+        (!value.is_empty() || RESTRICTING.contains(&variable.as_str())).then_some((value, origin))
+    }
+
+    /// The configuration file, which a flag may name.
+    fn file(&self, flag: Option<PathBuf>, known: &[Known]) -> Result<Option<ConfigFile>, ConfigFileError> {
+        let named = match flag {
+            Some(path) => Some(path),
+            // Empty, it says that there is to be none.
+            None => match (self.environment)("CONFIG_FILE").or_else(|| self.env_file?.get("CONFIG_FILE")) {
+                Some(path) => Some(PathBuf::from(path)),
+                None => self.default_file.filter(|path| path.exists()).map(Path::to_owned),
+            },
+        };
+        let named = named.filter(|path| !path.as_os_str().is_empty());
+        named.map(|path| ConfigFile::read(&path, known)).transpose()
+    }
+}
+
+impl fmt::Debug for Layers<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Layers").field("default_file", &self.default_file).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("flag"),
+            Self::Environment => f.write_str("environment"),
+            Self::EnvFile => f.write_str(".env"),
+            Self::File(at) => at.fmt(f),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+impl Settings {
+    /// Reads flags, and the layers below them where a flag is missing.
+    ///
+    /// # Errors
+    /// [`SettingsError`]
+    pub fn read(
+        argv: impl IntoIterator<Item = OsString>,
+        layers: &Layers<'_>,
+    ) -> Result<Self, SettingsError> {
+        let argv: Vec<OsString> = argv.into_iter().collect();
+        let command = built();
+        // With faults, to see what is there; they are told below, where everything is read.
+        let typed = Args::command().ignore_errors(true).try_get_matches_from(&argv).ok();
+        let is_flag = |arg: &Arg| typed.as_ref().is_some_and(|typed| is_typed(typed, arg));
+        let flag = typed.as_ref().and_then(|typed| typed.get_one::<PathBuf>("config_file").cloned());
+        let known: Vec<_> =
+            settable(&command).map(|arg| Known { name: name(arg), list: is_list(arg) }).collect();
+        let file = layers.file(flag, &known)?;
+        let below: Vec<Below> = settable(&command)
+            .filter(|arg| !is_flag(arg))
+            .filter_map(|arg| {
+                let (value, origin) = layers.get(&name(arg), file.as_ref())?;
+                let flag = arg.get_long().unwrap_or_default();
+                Some(Below { id: name(arg), flag: format!("--{flag}={value}").into(), origin })
+            })
+            .collect();
+        let (program, flags) =
+            argv.split_first().map_or((OsStr::new("fabstir-llm-node"), &[][..]), |(program, flags)| {
+                (program.as_os_str(), flags)
+            });
+        let from_below = below.iter().map(|below| below.flag.as_os_str());
+        let all = [program].into_iter().chain(from_below).chain(flags.iter().map(OsString::as_os_str));
+        let matches =
+            Args::command().try_get_matches_from(all).map_err(|error| whose_fault(error, program, &below))?;
+        let origin = |arg: &Arg| {
+            let said_below =
+                || below.iter().find(|below| below.id == name(arg)).map(|below| below.origin.clone());
+            if is_flag(arg) { Origin::Flag } else { said_below().unwrap_or(Origin::Default) }
+        };
+        let all = settable(&command).map(|arg| Setting::of(arg, &matches, origin(arg))).collect();
+        Ok(Self { args: Args::from_arg_matches(&matches)?, all, file: file.map(|file| file.path) })
+    }
+
+    /// Those of `variables` that are no setting and look like one.
+    pub fn strays<'a>(&self, variables: impl Iterator<Item = &'a str>) -> Vec<Stray> {
+        let names: Vec<String> = self.all.iter().map(|setting| setting.name.to_uppercase()).collect();
+        let names = || names.iter().map(String::as_str).chain([HOST_PRIVATE_KEY]);
+        let is_near = |one: &str, other: &str| strsim::osa_distance(one, other) <= 2;
+        let stray = |variable: &str| {
+            let meant =
+                nearest(variable, names()).filter(|meant| meant.len() > 6 && is_near(variable, meant))?;
+            (meant != variable).then(|| Stray { name: variable.to_owned(), meant })
+        };
+        variables.filter_map(stray).collect()
+    }
+}
+
+impl fmt::Display for Stray {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is set and is no setting: did you mean {}?", self.name, self.meant)
+    }
+}
+
+impl Setting {
+    fn of(arg: &Arg, matches: &ArgMatches, origin: Origin) -> Self {
+        let typed = matches.try_get_raw(arg.get_id().as_str()).ok().flatten();
+        let typed = typed.map(|values| values.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(","));
+        let placeholder = arg.get_value_names().and_then(<[_]>::first).map(ToString::to_string);
+        Self {
+            typed,
+            name: name(arg),
+            origin,
+            help: arg.get_help().map(ToString::to_string).unwrap_or_default(),
+            placeholder: placeholder.unwrap_or_default(),
+            list: is_list(arg),
+        }
+    }
+
+    /// Its value with what is nobody's business taken out; `None` where it is not set, and what that comes to is found out at
+    /// the start.
+    pub fn shown(&self) -> Option<String> {
+        self.typed.as_deref().map(|value| redacted(&self.name, value))
+    }
+
+    /// Its value as it was typed, for the file that it was meant for.
+    pub fn expose(&self) -> Option<&str> {
+        self.typed.as_deref()
+    }
+}
+
+impl fmt::Debug for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {:?} ({})", self.name, self.shown(), self.origin)
+    }
+}
+
+/// What a layer below the flags says, as a flag.
+struct Below {
+    id: String,
+    flag: OsString,
+    origin: Origin,
+}
+
+fn built() -> Command {
+    let mut command = Args::command();
+    command.build();
+    command
+}
+
+/// The arguments that are settings.
+fn settable(command: &Command) -> impl Iterator<Item = &Arg> {
+    command
+        .get_arguments()
+        .filter(|arg| arg.get_long().is_some_and(|flag| !matches!(flag, "help" | "version")))
+}
+
+/// As in the configuration file.
+fn name(arg: &Arg) -> String {
+    arg.get_id().as_str().to_owned()
+}
+
+fn is_list(arg: &Arg) -> bool {
+    arg.get_value_delimiter().is_some()
+}
+
+fn is_typed(matches: &ArgMatches, arg: &Arg) -> bool {
+    matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine)
+}
+
+/// Says of a fault that lies below the flags where: nobody typed `--session-key-ttl-seconds`.
+fn whose_fault(error: clap::Error, program: &OsStr, below: &[Below]) -> clap::Error {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return error;
+    }
+    let alone = |below: &Below| {
+        let error = Args::command().try_get_matches_from([program, below.flag.as_os_str()]).err()?;
+        let text = error.render().to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text);
+        let reason = text.split("\n\nFor more").next().unwrap_or(text).trim_end();
+        let said = format!("{}, from {}: {reason}", below.id.to_uppercase(), below.origin);
+        Some(Args::command().error(error.kind(), said))
+    };
+    below.iter().find_map(alone).unwrap_or(error)
+}
+
+/// `value` without what is nobody's business: a command's arguments may hold a token, an address a password.
+fn redacted(name: &str, value: &str) -> String {
+    match name {
+        "host_private_key_command" => "(a command, not shown)".to_owned(),
+        "engine_url" => value.split(',').map(without_user).collect::<Vec<_>>().join(","),
+        "pkcs11_uri" | "previous_pkcs11_uri" => without_pin(value),
+        _ => value.to_owned(),
+    }
+}
+
+fn without_user(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest.get(..end).and_then(|authority| authority.rsplit_once('@')) {
+        Some((user, _)) => format!("{scheme}://(not shown){}", rest.get(user.len()..).unwrap_or_default()),
+        None => url.to_owned(),
+    }
+}
+
+fn without_pin(uri: &str) -> String {
+    let Some((before, rest)) = uri.split_once("pin-value=") else { return uri.to_owned() };
+    let end = rest.find(['&', ';']).unwrap_or(rest.len());
+    format!("{before}pin-value=(not shown){}", rest.get(end..).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    struct Place(tempfile::TempDir);
+
+    impl Place {
+        fn new(file: &str) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join("node.toml"), file).unwrap();
+            Self(dir)
+        }
+
+        fn path(&self) -> String {
+            self.0.path().join("node.toml").display().to_string()
+        }
+
+        fn read(&self, flags: &[&str], env: &[(&str, &str)], dotenv: &str) -> Result<Settings, String> {
+            let path = self.0.path().join(".env");
+            fs::write(&path, dotenv).unwrap();
+            let env_file = EnvFile::read(&path).unwrap();
+            let environment =
+                |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+            let file = self.0.path().join("node.toml");
+            let layers = Layers::environment(&environment).with_env_file(&env_file).with_default_file(&file);
+            let argv = ["node"].iter().chain(flags).map(OsString::from);
+            Settings::read(argv, &layers).map_err(|error| error.to_string())
+        }
+    }
+
+    fn one(settings: &Settings, name: &str) -> (String, String) {
+        let setting = settings.all.iter().find(|setting| setting.name == name).unwrap();
+        (setting.shown().unwrap_or_default(), setting.origin.to_string())
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_over_env_file_over_the_file_over_defaults() {
+        let place = Place::new("max_sessions = 1\nmax_waiting = 1\ndrain_seconds = 1\nchain_id = 1\n");
+        let env = [("MAX_SESSIONS", "3"), ("MAX_WAITING", "3")];
+        let dotenv = "MAX_SESSIONS=2\nMAX_WAITING=2\nDRAIN_SECONDS=2\n";
+        let settings = place.read(&["--max-sessions", "4"], &env, dotenv).unwrap();
+        let told = |name| one(&settings, name);
+        assert_eq!(told("max_sessions"), ("4".into(), "flag".into()));
+        assert_eq!(told("max_waiting"), ("3".into(), "environment".into()));
+        assert_eq!(told("drain_seconds"), ("2".into(), ".env".into()));
+        assert_eq!(told("chain_id"), ("1".into(), format!("{}, line 4", place.path())));
+        assert_eq!(told("min_protocol"), ("1".into(), "default".into()));
+        assert_eq!(told("model"), (String::new(), "default".into()));
+        let (config, _) = settings.args.resolve(None, None).unwrap();
+        assert_eq!((config.store.sessions, config.drain.as_secs(), config.chain_id), (4, 2, Some(1)));
+    }
+
+    #[test]
+    fn a_flag_takes_a_lists_place_and_does_not_add_to_it() {
+        let place = Place::new("allowed_origins = ['https://a.example', 'https://b.example']");
+        let list = |flags: &[&str]| one(&place.read(flags, &[], "").unwrap(), "allowed_origins").0;
+        assert_eq!(list(&[]), "https://a.example,https://b.example");
+        assert_eq!(list(&["--allowed-origins", "https://c.example"]), "https://c.example");
+    }
+
+    #[test]
+    fn a_wrong_value_is_told_with_the_place_where_it_stands() {
+        let place = Place::new("\nsession_key_ttl_seconds = 0\n");
+        let refused = place.read(&[], &[], "").unwrap_err();
+        let from_file = format!("SESSION_KEY_TTL_SECONDS, from {}, line 2: invalid value '0'", place.path());
+        assert!(refused.contains(&from_file), "{refused}");
+        let env = [("SESSION_KEY_TTL_SECONDS", "x")];
+        assert!(place.read(&[], &env, "").unwrap_err().contains("from environment: invalid value 'x'"));
+        let flag = place.read(&["--session-key-ttl-seconds", "y"], &env, "").unwrap_err();
+        assert!(flag.contains("invalid value 'y'") && !flag.contains("from"), "{flag}");
+        assert!(place.read(&["--session-key-ttl-seconds", "5"], &env, "").is_ok(), "a flag makes up for it");
+    }
+
+    #[test]
+    fn a_file_is_named_by_a_flag_before_the_environment_and_empty_is_none() {
+        let (place, other) = (Place::new("max_sessions = 1"), Place::new("max_sessions = 2"));
+        let sessions = |flags: &[&str], env: &[(&str, &str)]| {
+            one(&place.read(flags, env, "").unwrap(), "max_sessions").0
+        };
+        let path = other.path();
+        assert_eq!(sessions(&[], &[]), "1");
+        assert_eq!(sessions(&[], &[("CONFIG_FILE", &path)]), "2");
+        assert_eq!(sessions(&["--config-file", &path], &[("CONFIG_FILE", "/nowhere")]), "2");
+        assert_eq!(sessions(&["status", "--config-file", &path], &[]), "2");
+        let default = sessions(&[], &[("CONFIG_FILE", "")]);
+        assert!(!["1", "2"].contains(&&*default));
+        assert!(place.read(&[], &[("CONFIG_FILE", "/nowhere")], "").unwrap_err().contains("/nowhere"));
+    }
+
+    #[test]
+    fn a_variable_that_is_nearly_a_setting_is_told() {
+        let settings = Place::new("").read(&[], &[], "").unwrap();
+        let variables = [
+            "PATH",
+            "TLS_CERTFILE",
+            "MAX_SESSIONS",
+            "HOST_PRIVATE_KY",
+            "LISTEN_FDS",
+            "HF_ENDPOINT",
+            "MODEL_PATHS",
+        ];
+        let strays: Vec<String> =
+            settings.strays(variables.into_iter()).into_iter().map(|stray| stray.meant).collect();
+        assert_eq!(strays, ["TLS_CERT_FILE", "HOST_PRIVATE_KEY", "MODEL_PATH"]);
+    }
+
+    #[test]
+    fn what_is_secret_in_a_setting_is_not_shown() {
+        let place = Place::new(
+            "host_private_key_command = 'curl -H token:s3cret'\nengine_url = ['http://u:s3cret@h:1/p', 'http://g']",
+        );
+        let settings =
+            place.read(&["--pkcs11-uri", "pkcs11:token=a?pin-value=s3cret&module-path=/m"], &[], "").unwrap();
+        assert!(!format!("{:?}", settings.all).contains("s3cret"));
+        assert_eq!(one(&settings, "engine_url").0, "http://(not shown)@h:1/p,http://g");
+        assert_eq!(one(&settings, "pkcs11_uri").0, "pkcs11:token=a?pin-value=(not shown)&module-path=/m");
+    }
+
+    /// Of a new setting with such a name somebody decides here whether it is shown.
+    #[test]
+    fn settings_with_a_secrets_name_are_files_or_known() {
+        let settings = Place::new("").read(&[], &[], "").unwrap();
+        let suspicious = |name: &&str| {
+            ["key", "secret", "password", "pin", "pins", "token"]
+                .iter()
+                .any(|word| name.split('_').any(|part| part == *word))
+        };
+        let names = settings.all.iter().map(|setting| setting.name.as_str()).filter(suspicious);
+        let left: Vec<_> =
+            names.filter(|name| !name.ends_with("_file") && !name.ends_with("_seconds")).collect();
+        assert_eq!(left, ["host_private_key_command"]);
+    }
+}

@@ -1,0 +1,191 @@
+//! Where settings come from, as an operator meets it: a file, `config show`, `config check`, `init`.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test is meant to panic")]
+
+#[path = "support/process.rs"]
+mod process;
+mod support;
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use process::{BINARY, NodeProcess, fresh_key};
+use serde_json::Value;
+
+/// The binary in `dir` with an environment of its own.
+fn call(dir: &Path, env: &[(&str, &str)], args: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command.args(args).current_dir(dir).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", dir);
+    command.envs(env.iter().copied()).stdin(Stdio::null());
+    command
+}
+
+fn told(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+/// What a call that fails says.
+fn refused(dir: &Path, env: &[(&str, &str)], args: &[&str]) -> String {
+    let output = call(dir, env, args).output().unwrap();
+    assert!(!output.status.success(), "{args:?}");
+    told(&output).1
+}
+
+#[tokio::test]
+async fn a_node_starts_with_the_file_in_its_working_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = fresh_key();
+    fs::write(dir.path().join("node.key"), &key).unwrap();
+    fs::set_permissions(dir.path().join("node.key"), fs::Permissions::from_mode(0o600)).unwrap();
+    let file = "engine = 'echo'\nlisten_addr = '127.0.0.1:0'\nhost_private_key_file = 'node.key'\nrequire_encryption = true\n";
+    fs::write(dir.path().join("fabstir-llm-node.toml"), file).unwrap();
+    let node = NodeProcess::run(call(dir.path(), &[("LISTEN_ADRR", "127.0.0.1:1")], &[]), &key);
+    let mut peer = node.connect().await;
+    let mut session = peer.open("1").await.session;
+    assert_eq!(peer.ask(&mut session, "hello").await.text.trim(), "hello");
+    node.said.wait_for("LISTEN_ADRR is set and is no setting: did you mean LISTEN_ADDR?");
+    node.said.wait_for("configuration file read");
+    assert!(node.stop().0.success());
+}
+
+#[test]
+fn a_file_with_a_wrong_line_stops_the_start_and_says_which() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("node.toml"), "engine = 'echo'\nlisten_adr = '127.0.0.1:0'\n").unwrap();
+    let env = [("CONFIG_FILE", "node.toml")];
+    let said = refused(dir.path(), &env, &[]);
+    assert!(
+        said.contains("node.toml, line 2: there is no setting \"listen_adr\": did you mean listen_addr?"),
+        "{said}"
+    );
+    fs::write(dir.path().join("node.toml"), format!("host_private_key = '{}'\n", fresh_key())).unwrap();
+    let said = refused(dir.path(), &env, &["config", "show"]);
+    assert!(said.contains("host_private_key_file") && !said.contains("0x"), "{said}");
+}
+
+#[test]
+fn show_says_each_settings_origin_and_no_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = fresh_key();
+    fs::write(dir.path().join("node.toml"), "max_sessions = 7\nhost_private_key_command = 'vault s3cret'\n")
+        .unwrap();
+    fs::write(dir.path().join(".env"), "DRAIN_SECONDS=3\n").unwrap();
+    let env = [("CONFIG_FILE", "node.toml"), ("HOST_PRIVATE_KEY", &*key), ("MODEL_PATHS", "x")];
+    let output = call(dir.path(), &env, &["--chain-id", "5", "config", "show", "--json"]).output().unwrap();
+    let (shown, warned) = told(&output);
+    let rows: Vec<Value> = serde_json::from_str(&shown).unwrap();
+    let row = |name: &str| {
+        let row = rows.iter().find(|row| row["name"] == name).unwrap();
+        (row["value"].as_str().unwrap_or("-").to_owned(), row["origin"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(row("HOST_PRIVATE_KEY"), ("(set, not shown)".into(), "environment".into()));
+    assert_eq!(row("CHAIN_ID"), ("5".into(), "flag".into()));
+    assert_eq!(row("DRAIN_SECONDS"), ("3".into(), ".env".into()));
+    assert_eq!(row("MAX_SESSIONS"), ("7".into(), "node.toml, line 1".into()));
+    assert_eq!(row("MODEL"), ("-".into(), "default".into()));
+    assert!(warned.contains("did you mean MODEL_PATH?"), "{warned}");
+    // Two sources of a key: shown all the same, and then refused.
+    assert!(!output.status.success() && warned.contains("contradict each other"), "{warned}");
+    assert!(!shown.contains(&key[2..]) && !shown.contains("s3cret"), "{shown}");
+    let output = call(dir.path(), &env[..1], &["config", "show", "--set"]).output().unwrap();
+    let (shown, _) = told(&output);
+    assert!(output.status.success());
+    let names: Vec<_> = shown.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(names, ["CONFIG_FILE", "HOST_PRIVATE_KEY_COMMAND", "MAX_SESSIONS", "DRAIN_SECONDS"]);
+}
+
+/// What `init` is called with, so that it makes everything in `dir` whoever calls it.
+fn init<'a>(dir: &'a str, rest: &[&'a str]) -> Vec<&'a str> {
+    let mut args = vec!["--listen-addr", "127.0.0.1:0", "--engine", "echo"];
+    args.extend(["init", "--dir", dir, "--user", "daemon"]);
+    args.extend(rest);
+    args
+}
+
+#[tokio::test]
+async fn init_makes_what_a_node_starts_with_and_overwrites_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("fabstir");
+    let unit = home.path().join("fabstir-llm-node.service");
+    let (dir_text, unit_text) = (dir.to_str().unwrap(), unit.to_str().unwrap());
+    let args = init(dir_text, &["--unit", unit_text]);
+    let output = call(home.path(), &[], &args).output().unwrap();
+    let (said, wrong) = told(&output);
+    assert!(output.status.success(), "{wrong}");
+    let key = dir.join("keys/node.key");
+    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    let service = fs::read_to_string(&unit).unwrap();
+    let config = dir.join("fabstir-llm-node.toml");
+    assert!(
+        service.contains(&format!("ExecStart={BINARY} --config-file {}\n", config.display())),
+        "{service}"
+    );
+    assert!(!service.contains('@'), "{service}");
+    let env = [("CONFIG_FILE", config.to_str().unwrap())];
+    let check = call(home.path(), &env, &["config", "check"]).output().unwrap();
+    assert_eq!(told(&check).0, "the settings are in order\n");
+    // It starts, but for the folders that systemd would have made.
+    let mut command = call(
+        home.path(),
+        &env,
+        &["--usage-dir", "usage", "--admin-socket", "admin.sock", "--metrics-listen", "127.0.0.1:0"],
+    );
+    command.env("RUST_LOG", "info");
+    let secret = fs::read_to_string(&key).unwrap();
+    let node = NodeProcess::run(command, secret.trim());
+    assert!(said.contains(&node.key.to_string()), "{said}");
+    let mut peer = node.connect().await;
+    let mut session = peer.open("1").await.session;
+    assert_eq!(peer.ask(&mut session, "hello").await.text.trim(), "hello");
+    assert!(node.stop().0.success());
+    let again = refused(home.path(), &[], &args);
+    assert!(again.contains("is there already"), "{again}");
+    assert_eq!(fs::read_to_string(&key).unwrap(), secret);
+}
+
+#[test]
+fn an_init_that_cannot_finish_leaves_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("fabstir");
+    let unit = home.path().join("it.service");
+    let (dir_text, unit_text) = (dir.to_str().unwrap(), unit.to_str().unwrap());
+    let left = || (dir.join("fabstir-llm-node.toml").exists(), unit.exists());
+    // The key cannot be made.
+    let args = init(dir_text, &["--unit", unit_text, "--key", "/proc/node.key"]);
+    let said = refused(home.path(), &[], &args);
+    assert!(said.contains("/proc/node.key"), "{said}");
+    assert_eq!(left(), (false, false));
+    // The settings contradict each other.
+    let mut args = vec!["--allow-plaintext"];
+    args.extend(init(dir_text, &["--unit", unit_text]));
+    assert!(refused(home.path(), &[], &args).contains("contradict each other"));
+    assert_eq!(left(), (false, false));
+    assert!(!dir.join("keys/node.key").exists());
+    // A key that a service would not see.
+    let said =
+        refused(home.path(), &[("HOST_PRIVATE_KEY", &fresh_key())], &init(dir_text, &["--unit", unit_text]));
+    assert!(said.contains("keys import") && left() == (false, false), "{said}");
+}
+
+/// systemd itself reads the service, where it is there to be asked.
+#[test]
+fn systemd_understands_the_service_that_init_makes() {
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let unit = home.path().join("fabstir-llm-node.service");
+    let args = init(home.path().to_str().unwrap(), &["--unit", unit.to_str().unwrap()]);
+    assert!(call(home.path(), &[], &args).output().unwrap().status.success());
+    let verify = |unit: &Path| Command::new("systemd-analyze").arg("verify").arg(unit).output().unwrap();
+    let (_, said) = told(&verify(&unit));
+    assert!(!said.contains("fabstir-llm-node.service:"), "{said}");
+    let text = fs::read_to_string(&unit).unwrap().replace("Restart=on-failure", "Restart=on-a-whim");
+    fs::write(&unit, text).unwrap();
+    let (_, said) = told(&verify(&unit));
+    assert!(said.contains("fabstir-llm-node.service:"), "the control: {said}");
+}
