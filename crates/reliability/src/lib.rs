@@ -9,6 +9,7 @@ mod behind;
 mod bombs;
 mod context;
 mod garbage;
+mod held;
 mod hub;
 mod node;
 mod outcome;

@@ -172,6 +172,10 @@ impl Node {
         format!("ws://{}/v1/ws", self.address)
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
     pub(crate) fn said(&self) -> &Said {
         &self.said
     }
@@ -214,6 +218,17 @@ impl Node {
 
     pub(crate) fn threads(&self) -> anyhow::Result<f64> {
         self.status("Threads:")
+    }
+
+    /// How many of its threads are called `name`.
+    pub(crate) fn threads_named(&self, name: &str) -> anyhow::Result<usize> {
+        let mut count = 0_usize;
+        for task in fs::read_dir(format!("/proc/{}/task", self.pid))? {
+            // It may have ended meanwhile.
+            let comm = fs::read_to_string(task?.path().join("comm")).unwrap_or_default();
+            count = count.saturating_add(usize::from(comm.trim_end() == name));
+        }
+        Ok(count)
     }
 
     pub(crate) fn descriptors(&self) -> anyhow::Result<f64> {

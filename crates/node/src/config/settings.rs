@@ -196,7 +196,9 @@ impl Settings {
     pub fn strays<'a>(&self, variables: impl Iterator<Item = &'a str>) -> Vec<Stray> {
         let names: Vec<String> = self.all.iter().map(|setting| setting.name.to_uppercase()).collect();
         let names = || names.iter().map(String::as_str).chain([HOST_PRIVATE_KEY]);
-        let is_near = |one: &str, other: &str| strsim::osa_distance(one, other) <= 2;
+        // Nobody misses a name's first letter, and SSL_CERT_FILE is somebody else's.
+        let is_near =
+            |one: &str, other: &str| one.get(..1) == other.get(..1) && strsim::osa_distance(one, other) <= 2;
         let stray = |variable: &str| {
             let meant =
                 nearest(variable, names()).filter(|meant| meant.len() > 6 && is_near(variable, meant))?;
@@ -420,6 +422,7 @@ mod tests {
             "HOST_PRIVATE_KY",
             "LISTEN_FDS",
             "HF_ENDPOINT",
+            "SSL_CERT_FILE",
             "MODEL_PATHS",
         ];
         let strays: Vec<String> =

@@ -82,15 +82,11 @@ pub(crate) async fn run(context: &Context) -> anyhow::Result<Outcome> {
     let (seen, _) = passes_for_whole(&mut peer).await?;
     outcome.control("an answer by a server that does it right is seen to be whole", seen);
     node.stop().await?;
-    outcome.note(
-        "The engine inside of the node (panics, hangs, no room) is watched by \
-         `cargo test -p fabstir-engine --test llama`, which CI runs.",
-    );
-    Ok(outcome)
+    Ok(outcome.and(super::inside::run(context).await?))
 }
 
 /// Whether what a client is answered ends as a whole answer does; and how it ends.
-async fn passes_for_whole(peer: &mut Peer) -> anyhow::Result<(bool, Heard)> {
+pub(super) async fn passes_for_whole(peer: &mut Peer) -> anyhow::Result<(bool, Heard)> {
     peer.say(&question("one two three", 100)).await?;
     let (_, end) = timeout(PATIENCE, peer.rest()).await.context("the client is not told")??;
     let whole = matches!(&end, Heard::End(reason) if reason == "stop" || reason == "length");
@@ -98,7 +94,7 @@ async fn passes_for_whole(peer: &mut Peer) -> anyhow::Result<(bool, Heard)> {
 }
 
 /// Whether the same session gets an answer, once the node has looked after its server.
-async fn answers_again(peer: &mut Peer) -> anyhow::Result<bool> {
+pub(super) async fn answers_again(peer: &mut Peer) -> anyhow::Result<bool> {
     let patience = Duration::from_secs(20);
     let start = Instant::now();
     while start.elapsed() < patience {

@@ -5,6 +5,7 @@ mod disconnect;
 mod engine;
 mod floods;
 mod idle;
+mod inside;
 mod kill;
 mod machine;
 mod memory;
@@ -76,7 +77,7 @@ impl Row {
             Self::Conformance => "WebSocket by the letter, and frames, texts and hex that are meant to hurt",
             Self::Machine => "descriptors run out, clocks jump, disks are full, fetches are killed",
             Self::Engine => {
-                "a server behind the node that does everything wrong: clients are told, the next is answered"
+                "servers behind the node that do everything wrong, an engine that hangs or has no room: clients are told, the next is answered"
             }
             Self::Memory => "keys leave memory with their session, and nothing secret is in the log",
             Self::Middle => "somebody in the middle, and what fuzzing has come to",
