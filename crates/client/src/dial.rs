@@ -11,7 +11,11 @@ use fabstir_protocol::{
 };
 use futures_util::{SinkExt as _, StreamExt as _};
 use rustls::{AlertDescription, CertificateError};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_tungstenite::{
     Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config,
     tungstenite::{self, Message, protocol::WebSocketConfig},
@@ -95,6 +99,20 @@ pub(crate) fn unix_now() -> u64 {
     since.map_or(0, |since| since.as_secs())
 }
 
+/// Closes in order, in a second at most. What came and was not read yet is read: a socket that goes with something unread makes
+/// the kernel reset the connection, and a node that is saying something meanwhile finds it lost before it hears the goodbye.
+pub(crate) async fn part<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<S>) {
+    let in_order = async {
+        socket.close(None).await?;
+        while let Some(heard) = socket.next().await {
+            heard?;
+        }
+        Ok::<(), tungstenite::Error>(())
+    };
+    // Nothing depends on the peer's hearing it.
+    let _ = timeout(Duration::from_secs(1), in_order).await;
+}
+
 /// What came by a socket.
 pub(crate) enum Heard {
     Binary(Vec<u8>),
@@ -140,14 +158,13 @@ impl Line {
     }
 
     pub(crate) async fn close(mut self) -> Option<Capture> {
-        // Nothing depends on the peer's hearing it.
-        let _ = timeout(Duration::from_secs(1), self.socket.close(None)).await;
+        part(&mut self.socket).await;
         self.capture
     }
 
     /// Closes without a word of the protocol's.
     pub(crate) async fn hang_up(&mut self) {
-        let _ = timeout(Duration::from_secs(1), self.socket.close(None)).await;
+        part(&mut self.socket).await;
     }
 
     pub(crate) fn into_capture(self) -> Option<Capture> {
@@ -288,5 +305,39 @@ impl Line {
         }
         let (welcome, channel) = waiting.finish(&r2).map_err(|_| Error::Handshake)?;
         Ok((channel, welcome))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_said_last_arrives_although_much_was_left_unread() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (gone, is_gone) = tokio::sync::oneshot::channel::<()>();
+        let node = tokio::spawn(async move {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let mut socket = tokio_tungstenite::accept_async(tcp).await.unwrap();
+            // More than the client's own buffer takes at once.
+            for _ in 0..16 {
+                socket.send(Message::binary(vec![0; 65_536])).await.unwrap();
+            }
+            is_gone.await.unwrap();
+            // What fails first is what it does next, and it says words more often than it hears one.
+            socket.send(Message::text("words")).await?;
+            socket.next().await.unwrap()
+        });
+        let tcp = TcpStream::connect(address).await.unwrap();
+        let (mut socket, _) = tokio_tungstenite::client_async(format!("ws://{address}/"), tcp).await.unwrap();
+        // The first of them is there, and so are others.
+        socket.next().await.unwrap().unwrap();
+        socket.send(Message::text("goodbye")).await.unwrap();
+        part(&mut socket).await;
+        drop(socket);
+        gone.send(()).unwrap();
+        let heard = node.await.unwrap();
+        assert!(matches!(&heard, Ok(Message::Text(text)) if text.as_str() == "goodbye"), "{heard:?}");
     }
 }

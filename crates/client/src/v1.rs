@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::{Message, protocol::frame::coding::CloseCode
 use crate::{
     Direction, End, Error, Event, Frame, Request, Roots,
     answer::Capture,
-    dial::{Socket, address, connect, refused, unix_now},
+    dial::{Socket, address, connect, part, refused, unix_now},
     rng,
 };
 
@@ -171,8 +171,7 @@ impl Client {
     /// Says goodbye. The node wipes the session's key.
     pub async fn close(mut self) {
         self.session = None;
-        // Nothing depends on the peer's hearing it.
-        let _ = timeout(Duration::from_secs(1), self.socket.close(None)).await;
+        part(&mut self.socket).await;
     }
 
     /// Keeps the connection alive while there is nothing to ask; returns once it has ended. May be dropped
@@ -284,7 +283,7 @@ impl Answer<'_> {
                 // Whatever it was, what comes now cannot be told from an attack.
                 self.client.session = None;
                 self.finish();
-                let _ = timeout(Duration::from_secs(1), self.client.socket.close(None)).await;
+                part(&mut self.client.socket).await;
             }
         }
         event.map(Some)

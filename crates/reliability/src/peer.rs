@@ -1,10 +1,7 @@
 //! Clients by hand: sockets that can be dropped at any moment, from any address of loopback, with little memory of their
 //! own; and whose keys can be looked for in the node's memory.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, bail};
 use fabstir_protocol::{
@@ -17,7 +14,7 @@ use fabstir_protocol::{
         MAX_BODY, RecordType, Shape, encode,
     },
 };
-use futures_util::SinkExt as _;
+use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Message, protocol::frame::coding::CloseCode};
@@ -285,8 +282,9 @@ impl Peer {
     /// Closes in order.
     pub(crate) async fn close(mut self) -> anyhow::Result<()> {
         self.goodbye().await?;
-        // Nothing depends on the peer's hearing it.
-        let _ = timeout(Duration::from_secs(1), self.socket.close(None)).await;
+        self.socket.close(None).await?;
+        // What is left unread when a socket goes makes the kernel reset the connection.
+        let _ = timeout(PATIENCE, async { while let Some(Ok(_)) = self.socket.next().await {} }).await;
         Ok(())
     }
 

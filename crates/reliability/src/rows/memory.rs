@@ -108,8 +108,11 @@ async fn keys(context: &Context, version: Version, end: End, outcome: &mut Outco
         }
     };
     let gone = until(PATIENCE, PAUSE, async || Ok(found(&node, &secrets)?.is_empty())).await?;
-    let left = if gone.is_some() { 0 } else { found(&node, &secrets)?.len() };
-    outcome.none(format!("{name}: of {} secrets in memory afterwards", secrets.len()), left);
+    let left = if gone.is_some() { Vec::new() } else { found(&node, &secrets)? };
+    outcome.none(format!("{name}: of {} secrets in memory afterwards", secrets.len()), left.len());
+    if !left.is_empty() {
+        outcome.note(format!("{name}: left are {}.", left.join(", ")));
+    }
     if !tickets.is_empty() {
         let stays = float(found(&node, &tickets)?.len());
         outcome.said(format!("{name}: the ticket, with which its owner resumes, stays"), stays, "");
