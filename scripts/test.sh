@@ -38,6 +38,8 @@ stage "the specification's test command" cargo test --locked --test security_tes
 stage "demo" scripts/demo.sh
 stage "other people's clients" scripts/test-proxy.sh
 stage "OpenAPI, by Schemathesis" scripts/test-openapi.sh
+stage "operating, as pasted" env BUILT=1 scripts/test-operating.sh
+stage "reliability, short" env SHORT=1 FRESH=1 BUILT=1 scripts/reliability.sh
 stage "packages" scripts/check-packages.sh
 stage "TypeScript, form" npm --prefix sdk/typescript run --silent check
 # Against the binaries that are built by now.

@@ -27,7 +27,7 @@ const WORKERS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(200);
 /// KiB a minute by which memory may grow once what is remembered for ten minutes is full; and before that, when each
 /// init and each ticket adds itself.
-const GROWS: (f64, f64) = (64.0, 4096.0);
+const GROWS: (f64, f64) = (64.0, 8192.0);
 /// Of so many sessions one of each version is lost, and some give their answer up.
 const LOST: usize = 32;
 /// Bytes that may stay of an answer: few, since memory comes in pages and settles.
