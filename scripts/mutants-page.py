@@ -21,7 +21,7 @@ HEAD = """# Mutants
 value returned, a branch gone) and runs the crate's tests. A change that no test notices is a test that is missing, or
 a change that changes nothing: docs/mutants/explained.txt says which, and the script fails where it does not.
 
-Tests: the unit tests, codes, vectors, properties, pair, secrets, fuzz (its corpus) and v2. Wycheproof's vectors, every
+Tests: the unit tests, codes, vectors, properties, pair, secrets, schema, fuzz (its corpus) and v2. Wycheproof's vectors, every
 flipped bit and the independent second implementation are not among them, so what survives here may be caught there.
 """
 

@@ -31,10 +31,10 @@ out=$work/$commit-${part/\//of}
 mkdir -p "$out"
 # What is quick comes first: cargo ends a test run at the first binary that fails.
 status=0
-timeout "$((minutes * 60))" nice -n 10 "$tool/bin/cargo-mutants" mutants --package fabstir-protocol \
+timeout "$((minutes * 60))" nice -n 10 "$tool/bin/cargo-mutants" mutants --package fabstir-protocol --features schema \
     --shard "$part" --sharding round-robin --jobs "${MUTANTS_JOBS:-1}" --timeout 120 --build-timeout 300 --no-shuffle \
     --output "$out" --colors never -- --lib --test codes --test vectors --test properties --test pair --test secrets \
-    --test fuzz --test v2 || status=$?
+    --test fuzz --test schema --test v2 || status=$?
 # 2: some survived; 3: some ran out of time, as an endless loop does; 124: the time given is over, and what was run counts.
 case $status in 0 | 2 | 3 | 124) ;; *) fail "cargo-mutants ended with $status" ;; esac
 python3 scripts/mutants-page.py --outcomes "$out/mutants.out/outcomes.json" --part "$part" --commit "$commit" --tool "$version"

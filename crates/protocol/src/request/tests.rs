@@ -101,6 +101,29 @@ fn functions_are_read_with_their_choice() {
 }
 
 #[test]
+fn the_name_of_a_function_is_short_and_plain() {
+    let named = |name: &str| {
+        with_tools(&format!(r#""tools":[{{"type":"function","function":{{"name":"{name}"}}}}]"#)).map(|_| ())
+    };
+    assert_eq!(named("Look_up-2"), Ok(()));
+    assert_eq!(named(&"a".repeat(64)), Ok(()));
+    for name in ["", &"a".repeat(65), "a.b", "é"] {
+        assert_eq!(named(name), Err(RequestError::Invalid("tools")), "{name:?}");
+    }
+}
+
+#[test]
+fn an_answer_that_may_be_more_than_words_is_told_in_objects() {
+    let objects = |fields: &str| {
+        let json = format!(r#"{{"messages":[{{"role":"user","content":"a"}}]{fields}}}"#);
+        PromptRequest::read(json.as_bytes()).unwrap().asks_for_objects()
+    };
+    assert!(!objects(""));
+    assert!(objects(r#","logprobs":true"#), "probabilities alone");
+    assert!(objects(&format!(r#","tools":[{TOOL}]"#)), "functions alone");
+}
+
+#[test]
 fn calls_and_their_results_are_part_of_a_conversation() {
     let json = r#"{"messages":[
         {"role":"assistant","content":null,"tool_calls":[{"id":"c1","type":"function","function":{"name":"f","arguments":"{}"}}]},

@@ -342,6 +342,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_forgotten_makes_room_for_others_of_its_network() {
+        let mut fixture = Fixture::new(InitMemoryLimits { per_network: 1, keep_seconds: 1, ..hour() });
+        let (first, second) = (fixture.init(None), fixture.init(None));
+        fixture.admit(&first, 1, 0).unwrap();
+        fixture.memory.conversation_ended(1, 0);
+        assert_eq!(fixture.admit(&second, 2, 599), Err(MemoryFull.into()));
+        assert_eq!(fixture.admit(&second, 2, 600), Ok(()));
+        assert_eq!(fixture.memory.len(), 1);
+    }
+
+    #[test]
     fn one_ipv6_network_is_a_64() {
         let net = |text: &str| Network::from(text.parse::<IpAddr>().unwrap());
         assert_eq!(net("2001:db8::1"), net("2001:db8::ffff:1"));
