@@ -18,6 +18,7 @@ use fabstir_protocol::{
 use rand_core::{CryptoRng, UnwrapErr};
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroize as _;
 
 use crate::{
     access::Access,
@@ -192,7 +193,12 @@ impl Node {
     pub async fn on_pool<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let _place = self.handshakes.acquire().await.ok()?;
         self.key_work.fetch_add(1, Ordering::Relaxed);
-        tokio::task::spawn_blocking(work).await.ok()
+        let leaves_nothing = move || {
+            let done = work();
+            wipe_stack();
+            done
+        };
+        tokio::task::spawn_blocking(leaves_nothing).await.ok()
     }
 
     /// Makes `next` the node's identity; see [`Identities::rotate`].
@@ -320,4 +326,14 @@ pub fn nonces() -> impl CryptoRng {
 /// The operating system's generator. A machine without one cannot run this program.
 pub fn rng() -> impl CryptoRng {
     UnwrapErr(getrandom::SysRng)
+}
+
+/// Overwrites what ended calls of this thread left on its stack. Hashes and ciphers of libraries keep blocks there that keys were made
+/// of, and such a thread may wait, or be gone with its stack still mapped, long after the session.
+#[inline(never)]
+#[expect(clippy::large_stack_arrays, reason = "that is the point")]
+fn wipe_stack() {
+    // Words and not bytes: each is written, and none of the writes is left out.
+    let mut below = [0_u64; 8192];
+    below.zeroize();
 }

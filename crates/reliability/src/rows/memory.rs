@@ -52,6 +52,7 @@ pub(crate) async fn run(context: &Context) -> anyhow::Result<Outcome> {
             keys(context, version, end, &mut outcome).await?;
         }
     }
+    many(context, &mut outcome).await?;
     rekeyed(context, &mut outcome).await?;
     words(context, &mut outcome).await?;
     Ok(outcome)
@@ -71,6 +72,33 @@ fn found(node: &Node, secrets: &[(&'static str, [u8; 32])]) -> anyhow::Result<Ve
     let of_each = counts.chunks(counts.len().checked_div(secrets.len()).unwrap_or(0).max(1));
     let seen = secrets.iter().zip(of_each).filter(|(_, counts)| counts.iter().any(|count| *count > 0));
     Ok(seen.map(|((what, _), _)| *what).collect())
+}
+
+/// Of many sessions at once: what is left now and then, on the stack of whichever thread, is left of one of them.
+async fn many(context: &Context, outcome: &mut Outcome) -> anyhow::Result<()> {
+    const SESSIONS: usize = 48;
+    context.show("memory: many sessions of version 2, closed");
+    let node = context.echo(&[]).await?;
+    let opening = (0..SESSIONS).map(|_| Peer::open(&node, Version::Two, Ipv4Addr::LOCALHOST));
+    let mut peers = futures_util::future::try_join_all(opening).await?;
+    for peer in &mut peers {
+        peer.ask(&question("one two", 8)).await?;
+    }
+    let secrets: Vec<_> = peers.iter().flat_map(Peer::secrets).collect();
+    let live = found(&node, &secrets)?.len();
+    outcome.control("many sessions: while they live their secrets are found", live == secrets.len());
+    for peer in peers {
+        peer.close().await?;
+    }
+    let gone = until(PATIENCE, PAUSE, async || Ok(found(&node, &secrets)?.is_empty())).await?;
+    let left = if gone.is_some() { Vec::new() } else { found(&node, &secrets)? };
+    let what = format!(
+        "{SESSIONS} sessions of version 2, closed: of {} secrets in memory afterwards",
+        secrets.len()
+    );
+    outcome.none(what, left.len());
+    node.stop().await?;
+    Ok(())
 }
 
 async fn keys(context: &Context, version: Version, end: End, outcome: &mut Outcome) -> anyhow::Result<()> {
