@@ -90,13 +90,20 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--outcomes", type=pathlib.Path)
     parser.add_argument("--part")
+    parser.add_argument("--has", metavar="PART", help="end with 0 if this part was run at --commit")
     parser.add_argument("--commit")
     parser.add_argument("--tool")
     args = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if args.has:
+        # What has changes has no name that it could be known by again.
+        known = results.get("commit") == args.commit and not args.commit.endswith("+")
+        return 0 if known and args.has in results["parts"] else 1
     if args.outcomes:
         if results.get("commit") != args.commit:
             results = {"commit": args.commit, "parts": {}}
+        if {part.split("/")[1] for part in results["parts"]} - {args.part.split("/")[1]}:
+            sys.exit("mutants: parts of one size alone can be counted together: remove docs/mutants/results.json to begin anew")
         results["tool"], results["date"] = args.tool, datetime.date.today().isoformat()
         results["parts"][args.part] = read(args.outcomes)
         RESULTS.parent.mkdir(exist_ok=True)
