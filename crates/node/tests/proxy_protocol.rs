@@ -109,7 +109,7 @@ async fn either_version_is_read_for_either_family() {
 }
 
 #[tokio::test]
-async fn a_rate_is_the_named_clients_and_not_the_proxys() {
+async fn a_rate_is_the_named_clients_and_not_that_of_the_proxy() {
     let node = node(|config| config.challenges_per_minute = 1.try_into().unwrap()).await;
     for first in [version_1("198.51.100.7"), version_2("198.51.100.8"), version_2("2001:db8::7")] {
         assert_eq!(challenge(&node, &first, "").await, Some(200));
@@ -156,7 +156,7 @@ async fn where_nobody_is_named_the_proxy_counts_whatever_the_headers_say() {
 }
 
 #[tokio::test]
-async fn a_proxys_probe_is_answered() {
+async fn a_probe_of_the_proxy_is_answered() {
     let node = node(|_| {}).await;
     assert_eq!(health(&node, &probe()).await, Some(200));
     drop(begin(node.address, &probe()).await);
