@@ -46,6 +46,8 @@ fn contradictions_stop_the_start_with_a_sentence() {
     assert!(sentence(&["--allowed-clients", "0x12"], &[key, test]).contains("0x12"));
     assert!(sentence(&["--allowed-origins", "*"], &[]).contains("ALLOWED_ORIGINS"));
     assert!(sentence(&["--trusted-proxies", "proxy.example"], &[]).starts_with("TRUSTED_PROXIES"));
+    let alone = sentence(&["--proxy-protocol", "require"], &[]);
+    assert_eq!(alone, "PROXY_PROTOCOL means nothing without TRUSTED_PROXIES, which is not set");
     let missing = "/nowhere/clients";
     for (flag, setting) in
         [("--allowed-clients-file", "ALLOWED_CLIENTS_FILE"), ("--denied-clients-file", "DENIED_CLIENTS_FILE")]
