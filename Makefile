@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 RUN = . scripts/env.sh &&
 
-.PHONY: help demo run test bootstrap page fetch-model model build check fmt defences vectors documents fuzz audit bench reliability test-upstream test-ray test-acme test-operating mutants
+.PHONY: help demo run test bootstrap page fetch-model model build check fmt defences vectors documents fuzz audit bench reliability test-upstream test-ray test-acme test-haproxy test-operating mutants
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -68,6 +68,9 @@ test-ray: bootstrap ## the node in front of a Ray Serve application, one replica
 
 test-acme: bootstrap ## the node with ACME, given a certificate by Debian's pebble
 	@$(RUN) scripts/test-acme.sh
+
+test-haproxy: bootstrap ## the node behind Debian's haproxy, which names its clients by the PROXY protocol
+	@$(RUN) scripts/test-haproxy.sh
 
 test-operating: bootstrap ## docs/operating.md from an empty server, as pasted
 	@$(RUN) scripts/test-operating.sh

@@ -37,6 +37,8 @@ has softhsm2-util || packages+=(softhsm2)
 has ccache || packages+=(ccache)
 # An ACME server, for scripts/test-acme.sh alone.
 [ -z "${WITH_PEBBLE:-}" ] || has pebble || packages+=(pebble)
+# A proxy that passes TCP on, for scripts/test-haproxy.sh alone.
+[ -z "${WITH_HAPROXY:-}" ] || has haproxy || packages+=(haproxy)
 # Clocks that jump (scripts/reliability.sh).
 compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" >/dev/null || packages+=(faketime)
 

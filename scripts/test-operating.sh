@@ -20,9 +20,12 @@ trap clean EXIT
 
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 port=$(free_port) metrics=$(free_port)
+# blocks LANGUAGE: what the section has in blocks of that kind.
+blocks() {
+    awk -v kind="\`\`\`$1" '/^## /{ here = ($0 == "## From an empty server") } here && $0 == kind { block = 1; next } /^```$/{ block = 0 } here && block' docs/operating.md
+}
 page() {
-    awk '/^## /{ here = ($0 == "## From an empty server") } here && /^```sh$/{ block = 1; next } /^```$/{ block = 0 } here && block' docs/operating.md |
-        sed -e "s#^ETC=.*#ETC=$folder#" -e "s#^OWNER=.*#OWNER=$(id -un)#" -e "s#8443#$port#g" -e "s#9464#$metrics#g"
+    blocks sh | sed -e "s#^ETC=.*#ETC=$folder#" -e "s#^OWNER=.*#OWNER=$(id -un)#" -e "s#8443#$port#g" -e "s#9464#$metrics#g"
 }
 [ "$(page | wc -l)" -gt 40 ] || { echo "docs/operating.md has no such section" >&2; exit 1; }
 {
@@ -36,6 +39,9 @@ page() {
 export MODEL_PATH=$model XDG_CONFIG_HOME=$folder/home HOME=$folder/home
 # Nothing of the caller's own.
 unset CONFIG_FILE HOST_PRIVATE_KEY HOST_PRIVATE_KEY_FILE LISTEN_ADDR 2>/dev/null || true
+echo "not run, for machines with systemd:" && blocks console | sed 's/^/    /'
+blocks yaml >"$folder/prometheus.yml"
+if command -v promtool >/dev/null; then promtool check config "$folder/prometheus.yml"; else echo "not checked, promtool is not here: prometheus.yml"; fi
 cd "$folder"
 status=0
 timeout 300 bash -x "$folder/commands" || status=$?

@@ -19,6 +19,7 @@ use crate::{
     command::Command,
     crypto::{ChannelKeyTimes, StoreLimits, TestKeys},
     peer::{InvalidNetwork, TrustedProxies},
+    proxy_protocol::ProxyProtocol,
 };
 
 mod contradictions;
@@ -199,6 +200,7 @@ pub struct Config {
     pub allowed_clients_file: Option<WatchedList>,
     pub denied_clients_file: Option<WatchedList>,
     pub trusted_proxies: TrustedProxies,
+    pub proxy_protocol: ProxyProtocol,
     pub max_queued_messages: usize,
     pub max_queued_kibibytes: usize,
     pub max_connections: usize,
@@ -301,6 +303,7 @@ impl Args {
             allowed_clients_file: list(self.limits.allowed_clients_file).map_err(ConfigError::AllowedFile)?,
             denied_clients_file: list(self.limits.denied_clients_file).map_err(ConfigError::DeniedFile)?,
             trusted_proxies,
+            proxy_protocol: self.limits.proxy_protocol,
             max_queued_messages: self.limits.max_queued_messages.get(),
             max_queued_kibibytes: kibibytes(self.limits.max_queued_mib),
             max_connections: self.limits.max_connections.get(),

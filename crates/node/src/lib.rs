@@ -28,6 +28,7 @@ mod patient;
 pub mod peer;
 mod pieces;
 mod process;
+pub mod proxy_protocol;
 pub mod reload;
 pub mod server;
 pub mod systemd;

@@ -40,6 +40,7 @@ const CHALLENGES: &str = "fabstir_challenges_signed_total";
 const SLOW: &str = "fabstir_slow_consumers_total";
 const LIMITS: &str = "fabstir_limits_hit_total";
 const TLS_HANDSHAKES: &str = "fabstir_tls_handshakes_total";
+const PROXY_HEADERS: &str = "fabstir_proxy_headers_total";
 const TLS_EXPIRES: &str = "fabstir_tls_certificate_expires_timestamp_seconds";
 
 const SESSIONS_BY_STATE: &str = "fabstir_sessions";
@@ -107,6 +108,11 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Counter, CHALLENGES, "Challenges signed, by form"),
     (Kind::Counter, SLOW, "Connections closed because they did not read"),
     (Kind::Counter, LIMITS, "Times that a limit was hit, by limit"),
+    (
+        Kind::Counter,
+        PROXY_HEADERS,
+        "Connections with PROXY_PROTOCOL=require by result: named, unnamed, untrusted, invalid, timeout",
+    ),
     (Kind::Counter, TLS_HANDSHAKES, "TLS handshakes by result: ok, failed, timeout"),
     (Kind::Gauge, TLS_EXPIRES, "When the TLS certificate ends, in seconds since 1970"),
     (
@@ -328,6 +334,10 @@ pub(crate) fn sent(bytes: usize) {
 /// A key took another's place; `key` is `channel` or `identity`.
 pub(crate) fn rotated(key: &'static str) {
     counter!(ROTATIONS, "key" => key).increment(1);
+}
+
+pub(crate) fn proxy_header(result: &'static str) {
+    counter!(PROXY_HEADERS, "result" => result).increment(1);
 }
 
 pub(crate) fn tls_handshake(result: &'static str) {

@@ -40,6 +40,7 @@ use crate::{
     node::Node,
     patient::{Patient, Relieved},
     peer::{Peer, TrustedProxies},
+    proxy_protocol::{Caller, ProxyProtocol},
     systemd,
     tls::Tls,
 };
@@ -139,9 +140,13 @@ fn accept(
     tasks: &TaskTracker,
 ) {
     let tls = tls.map(Arc::clone);
-    let Some(open) = OpenConnection::count(node, peer.ip()) else {
+    let protocol = node.config.proxy_protocol;
+    if !protocol.admits(peer, &node.config.trusted_proxies) {
+        return;
+    }
+    let Some(mut open) = OpenConnection::count(node, peer.ip()) else {
         tracing::debug!(%peer, "refused: MAX_CONNECTIONS or MAX_CONNECTIONS_PER_NETWORK are open");
-        refuse((socket, tls), peer, tasks);
+        tasks.spawn(refuse((socket, tls), peer, protocol));
         return;
     };
     // Frames are small and each is awaited by somebody.
@@ -151,16 +156,31 @@ fn accept(
     // Who comes while the node drains gets one answer: a connection that is shut down before it has asked gets none.
     let late = node.draining.is_cancelled();
     tasks.spawn(async move {
-        let Some(tls) = tls else { return converse(socket, peer, open, router, (&node, late)).await };
-        let shaking = tls.accept(socket, peer, node.config.header_timeout);
-        let inside = tokio::select! {
-            inside = shaking => inside,
-            () = node.draining.cancelled(), if !late => None,
-        };
-        if let Some(inside) = inside {
-            converse(inside, peer, open, router, (&node, late)).await;
+        let (mut socket, limit) = (socket, node.config.header_timeout);
+        let begun = protocol.begin(&mut socket, peer, limit);
+        let Some(caller) = unless_draining(begun, (&node, late)).await else { return };
+        if !open.is_of(caller) {
+            tracing::debug!(peer = %caller.address, "refused: MAX_CONNECTIONS_PER_NETWORK are open");
+            drop(open);
+            return refuse((socket, tls), caller.address, ProxyProtocol::Off).await;
+        }
+        let Some(tls) = tls else { return converse(socket, caller, open, router, (&node, late)).await };
+        let shaken = tls.accept(socket, caller.address, limit);
+        if let Some(inside) = unless_draining(shaken, (&node, late)).await {
+            converse(inside, caller, open, router, (&node, late)).await;
         }
     });
+}
+
+/// What a connection begins with, unless the node drains meanwhile.
+async fn unless_draining<T>(
+    beginning: impl Future<Output = Option<T>>,
+    (node, late): (&Node, bool),
+) -> Option<T> {
+    tokio::select! {
+        begun = beginning => begun,
+        () = node.draining.cancelled(), if !late => None,
+    }
 }
 
 /// The only answer on its connection, unless that becomes a WebSocket.
@@ -174,17 +194,18 @@ fn last(mut response: Response) -> Response {
 /// Speaks HTTP on one connection to its end, or to its upgrade.
 async fn converse(
     io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    peer: SocketAddr,
+    caller: Caller,
     open: OpenConnection,
     router: Router,
     (node, late): (&Node, bool),
 ) {
     let stream = Patient::new(io, node.config.send_timeout, open.relieved.clone());
     let open = Arc::new(open);
-    let proxies = node.config.trusted_proxies.clone();
+    let (proxies, peer) = (node.config.trusted_proxies.clone(), caller.address);
     let service = router.map_request(move |mut request: Request<hyper::body::Incoming>| {
         warn_of_ignored(&proxies, peer.ip(), request.headers());
-        let sender = proxies.sender(peer.ip(), request.headers());
+        let forwarded = || proxies.sender(peer.ip(), request.headers());
+        let sender = if caller.may_forward { forwarded() } else { peer.ip() };
         request.extensions_mut().insert(Peer(sender));
         // An upgraded socket outlives this task; it counts until it is gone.
         request.extensions_mut().insert(Arc::clone(&open));
@@ -211,25 +232,21 @@ async fn converse(
 
 /// Says that the node is full, in the words of every other refusal. A socket that was never read from would take its
 /// answer with it when it is closed, so what the peer says is read for a moment; of too many at once none is.
-fn refuse((socket, tls): (TcpStream, Option<Arc<Tls>>), peer: SocketAddr, tasks: &TaskTracker) {
+async fn refuse((mut socket, tls): (TcpStream, Option<Arc<Tls>>), peer: SocketAddr, protocol: ProxyProtocol) {
     static REFUSALS: AtomicUsize = AtomicUsize::new(0);
     if REFUSALS.load(Ordering::Relaxed) >= MOST_REFUSALS {
         return;
     }
     REFUSALS.fetch_add(1, Ordering::Relaxed);
-    tasks.spawn(async move {
-        let _ = timeout(REFUSAL, async {
-            match tls {
-                None => http::say_busy(socket).await,
-                Some(tls) => match tls.accept(socket, peer, REFUSAL).await {
-                    Some(inside) => http::say_busy(inside).await,
-                    None => Ok(()),
-                },
-            }
-        })
-        .await;
-        REFUSALS.fetch_sub(1, Ordering::Relaxed);
-    });
+    let _ = timeout(REFUSAL, async {
+        protocol.begin(&mut socket, peer, REFUSAL).await?;
+        match tls {
+            None => http::say_busy(socket).await.ok(),
+            Some(tls) => http::say_busy(tls.accept(socket, peer, REFUSAL).await?).await.ok(),
+        }
+    })
+    .await;
+    REFUSALS.fetch_sub(1, Ordering::Relaxed);
 }
 
 /// Says once that somebody names whom they speak for, and is not believed: all who come that way count as one.
@@ -266,6 +283,16 @@ impl OpenConnection {
             open.of_network = Some(node.limits.connection(peer).ok()?);
         }
         Some(open)
+    }
+
+    /// Counts it for the network of who a proxy said it is of, if there is room.
+    fn is_of(&mut self, caller: Caller) -> bool {
+        let (node, named) = (&self.node, caller.address.ip());
+        if self.of_network.is_none() && !node.config.trusted_proxies.trusts(named) {
+            self.of_network = node.limits.connection(named).ok();
+            return self.of_network.is_some();
+        }
+        true
     }
 
     /// Whether it counts for the network at its other end.

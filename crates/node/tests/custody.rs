@@ -11,7 +11,7 @@ use std::{
     process::Command,
 };
 
-use fabstir_custody::{Cost, write_keystore, write_secret_file};
+use fabstir_custody::{Cost, open_keystore, write_keystore, write_secret_file};
 use fabstir_protocol::identity::PrivateKey;
 use process::{NodeProcess, forms, fresh_key, node_in};
 use serde_json::json;
@@ -165,20 +165,106 @@ async fn a_key_in_a_token_serves_both_versions_and_was_never_in_the_process() {
     the_key_serves_and_is_nowhere(&place, place.command(&env)).await;
 }
 
-/// `keys rotate` on the file, SIGHUP, and a start in the overlap: the old identity is served beside the new one.
 #[tokio::test]
 async fn a_rotation_by_command_and_signal_loses_no_session_and_lasts_over_a_restart() {
     let place = Place::new();
     let file = place.file("node.key", &place.secret);
+    rotation_in_place(&place, &[("HOST_PRIVATE_KEY_FILE", &file)], &file, |text| text.parse().unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_rotation_of_a_keystore_is_in_its_place_too_and_under_the_same_password() {
+    let place = Place::new();
+    let (text, _) = write_keystore(&place.bytes(), b"correct horse", Cost::Light, &mut rng()).unwrap();
+    let file = place.file("node.json", text.as_text().unwrap());
+    let password = place.file("password", "correct horse\n");
+    let env = [("HOST_KEYSTORE_FILE", &*file), ("HOST_KEYSTORE_PASSWORD_FILE", &*password)];
+    rotation_in_place(&place, &env, &file, opened).await;
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+/// The key in a keystore of these tests.
+fn opened(text: &str) -> PrivateKey {
+    let secret = open_keystore(text.as_bytes(), b"correct horse").unwrap();
+    const_hex::encode(*secret).parse().unwrap()
+}
+
+#[test]
+fn a_rotation_of_a_keystore_that_stops_anywhere_leaves_a_key_that_starts() {
+    let place = Place::new();
+    let (text, _) = write_keystore(&place.bytes(), b"correct horse", Cost::Light, &mut rng()).unwrap();
+    let file = place.file("node.json", text.as_text().unwrap());
+    let password = place.file("password", "correct horse");
+    let env = [("HOST_KEYSTORE_FILE", &*file), ("HOST_KEYSTORE_PASSWORD_FILE", &*password)];
+    let run = |arguments: &[&str]| {
+        let done = place.command(&env).args(arguments).output().unwrap();
+        assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    run(&["keys", "rotate"]);
+    let left = |ending: &str| std::fs::read(format!("{file}{ending}")).unwrap();
+    let first = [left(""), left(".previous"), left(".rotation")];
+    assert_eq!(first[1], text.as_bytes(), "the one before is kept as it was");
+    run(&["keys", "rotate"]);
+    assert_eq!(left(".previous"), first[0], "the second rotation keeps the first one's key");
+    let second = [left(""), left(".previous"), left(".rotation")];
+    // What a second rotation leaves that stops after each of its steps, and after none.
+    for done in 0..=3 {
+        let step = |at: usize, after: usize| if done >= after { &second[at] } else { &first[at] };
+        for (ending, bytes) in [("", step(0, 3)), (".previous", step(1, 1)), (".rotation", step(2, 2))] {
+            std::fs::write(format!("{file}{ending}"), bytes).unwrap();
+        }
+        run(&["config", "check"]);
+    }
+}
+
+#[test]
+fn a_rotation_that_fails_on_the_way_leaves_the_key_where_it_is() {
+    for blocked in [".previous", ".rotation"] {
+        let place = Place::new();
+        let (text, _) = write_keystore(&place.bytes(), b"correct horse", Cost::Light, &mut rng()).unwrap();
+        let file = place.file("node.json", text.as_text().unwrap());
+        let password = place.file("password", "correct horse");
+        // Nothing takes the place of a folder.
+        std::fs::create_dir(format!("{file}{blocked}")).unwrap();
+        let env = [("HOST_KEYSTORE_FILE", &*file), ("HOST_KEYSTORE_PASSWORD_FILE", &*password)];
+        let mut rotate = place.command(&env);
+        rotate.args(["keys", "rotate"]);
+        assert!(refused(rotate).contains(blocked));
+        assert_eq!(std::fs::read(&file).unwrap(), text.as_bytes(), "{blocked}");
+    }
+}
+
+#[test]
+fn a_rotation_under_a_wrong_password_changes_nothing() {
+    let place = Place::new();
+    let (text, _) = write_keystore(&place.bytes(), b"correct horse", Cost::Light, &mut rng()).unwrap();
+    let file = place.file("node.json", text.as_text().unwrap());
+    let password = place.file("password", "another");
+    let env = [("HOST_KEYSTORE_FILE", &*file), ("HOST_KEYSTORE_PASSWORD_FILE", &*password)];
+    let mut rotate = place.command(&env);
+    rotate.args(["keys", "rotate"]);
+    let said = refused(rotate);
+    assert!(said.contains("the password is wrong") && said.contains("node.json"), "{said}");
+    assert_eq!(std::fs::read(&file).unwrap(), text.as_bytes());
+    assert_eq!(std::fs::read_dir(place.dir.path()).unwrap().count(), 2, "nothing was put beside it");
+}
+
+/// `keys rotate` on `file`, SIGHUP, and a start in the overlap: the old identity is served beside the new one.
+async fn rotation_in_place(
+    place: &Place,
+    env: &[(&str, &str)],
+    file: &str,
+    key: impl Fn(&str) -> PrivateKey,
+) {
     let socket = place.path("admin.sock").display().to_string();
-    let env = [("HOST_PRIVATE_KEY_FILE", &*file), ("ADMIN_SOCKET", &*socket)];
+    let env = [env, &[("ADMIN_SOCKET", &*socket)]].concat();
     let node = NodeProcess::run(place.command(&env), &place.secret);
     let mut peer = node.connect().await;
     let mut before = peer.open("before").await;
     let rotated = place.command(&env).args(["keys", "rotate"]).output().unwrap();
     assert!(rotated.status.success(), "{}", String::from_utf8_lossy(&rotated.stderr));
-    let next = std::fs::read_to_string(&file).unwrap();
-    let next: PrivateKey = next.parse().unwrap();
+    let next = key(&std::fs::read_to_string(file).unwrap());
     assert_ne!(next.public_key(), node.key);
     node.signal("HUP");
     node.said.wait_for("identity key rotated");
@@ -206,7 +292,7 @@ async fn a_rotation_by_command_and_signal_loses_no_session_and_lasts_over_a_rest
     assert_eq!(shown(again.get("/v1/node").await)["node"]["rotation"], first["node"]["rotation"]);
     again.stop();
     // Half a rotation is none: the key that is there is the key.
-    std::fs::copy(place.path("node.key.previous"), &file).unwrap();
+    std::fs::copy(format!("{file}.previous"), file).unwrap();
     let half = NodeProcess::run(place.command(&env), &place.secret);
     assert!(half.said.text().contains("begun and not finished"));
 }

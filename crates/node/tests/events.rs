@@ -132,14 +132,29 @@ async fn every_event_of_a_nodes_life_is_as_documented_and_every_session_ends_onc
     hold(&events);
     let names: BTreeSet<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
     let mut all = schema()["$defs"].as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
-    // The next channel key is a day away, and this node speaks no TLS.
-    for elsewhere in ["key_rotation", "tls_certificate", "tls_reload", "acme"] {
+    // The next channel key is a day away, and this node speaks no TLS and has no proxy.
+    for elsewhere in ["key_rotation", "tls_certificate", "tls_reload", "acme", "proxy_header"] {
         all.remove(elsewhere);
     }
     assert_eq!(names, all.iter().map(String::as_str).collect());
     one_end_each(&events);
     assert_eq!(events.first().unwrap()["event"], "key_load");
     assert_eq!(events.last().unwrap()["event"], "stop", "every session has ended before");
+}
+
+#[tokio::test]
+async fn a_connection_that_no_proxy_announces_is_an_event_aloud_once() {
+    let flags = ["--log-format", "json", "--trusted-proxies", "192.0.2.1", "--proxy-protocol", "require"];
+    let node = NodeProcess::start(&flags, &[("RUST_LOG", "fabstir_llm_node=debug")]);
+    for said in ["of the next ones only the metrics", r#""message":"a connection is closed before it began""#]
+    {
+        tokio::net::TcpStream::connect(node.address).await.unwrap();
+        node.said.wait_for(said);
+    }
+    let (_, log) = node.stop();
+    let all: Vec<_> = events(&log).into_iter().filter(|event| event["event"] == "proxy_header").collect();
+    hold(&all);
+    assert!(all.iter().all(|event| event["error"].as_str().unwrap().contains("TRUSTED_PROXIES")), "{all:?}");
 }
 
 /// As many ends as sessions that were opened, by name.

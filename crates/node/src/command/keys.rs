@@ -46,7 +46,7 @@ pub enum KeysCommand {
     Show,
     /// Make the next key, and let the current one say that it is the next
     Rotate {
-        /// Where the next key is made: a file, or pkcs11:...; by default the file of the current one, which is moved aside
+        /// Where the next key is made: a file, or pkcs11:...; by default the file or keystore of the current one, which is moved aside
         #[arg(long, value_name = "FILE-OR-URI")]
         to: Option<Place>,
         /// Where to write what the current key says of the next; by default the next key's file with .rotation behind it
@@ -216,13 +216,17 @@ fn write_store(path: &Path, secret: &[u8; 32], password: Option<PathBuf>) -> any
         Some(file) => Password::File(file).get()?,
         None => new_password()?,
     };
-    let (text, _) = write_keystore(secret, password.trim_line(), Cost::Standard, &mut node::rng())?;
+    let text = keystore_of(secret, &password)?;
     write_secret_file(path, text.as_bytes())?;
     let read = open_keystore(read_secret_file(path)?.as_bytes(), password.trim_line())?;
     if *read != *secret {
         bail!("{}: what was written is not what was to be written; remove it", path.display());
     }
     Ok(())
+}
+
+fn keystore_of(secret: &[u8; 32], password: &Secret) -> anyhow::Result<Secret> {
+    Ok(write_keystore(secret, password.trim_line(), Cost::Standard, &mut node::rng())?.0)
 }
 
 fn new_password() -> anyhow::Result<Secret> {
@@ -282,10 +286,9 @@ fn rotate(
     statement: Option<PathBuf>,
 ) -> anyhow::Result<()> {
     let source = sources.current.as_ref().context("no key is set: see HOST_PRIVATE_KEY in --help")?;
-    let current = source.load()?;
     let chain_id = config.chain_id.unwrap_or(0);
     match (to, &sources.file) {
-        (None, Some(file)) => in_place(out, file, current.as_ref(), chain_id, statement),
+        (None, Some(file)) => in_place(out, (source, file), chain_id, statement),
         (None, None) => bail!(
             "the key is {}: name with --to where the next one is to be made, a file or pkcs11:...",
             source.describe()
@@ -297,7 +300,7 @@ fn rotate(
             });
             let statement =
                 statement.context("name with --statement where to write what the current key says")?;
-            let next = to.make()?;
+            let (current, next) = (source.load()?, to.make()?);
             write_statement(&statement, current.as_ref(), next.as_ref(), chain_id)?;
             describe(out, "next key", next.as_ref())?;
             writeln!(out, "statement   {}", statement.display())?;
@@ -314,18 +317,19 @@ fn rotate(
 /// The next key takes the place of the current one, which is kept beside it for the overlap.
 fn in_place(
     out: &mut impl Write,
-    file: &Path,
-    current: &dyn KeyCustody,
+    (source, file): (&KeySource, &Path),
     chain_id: u64,
     statement: Option<PathBuf>,
 ) -> anyhow::Result<()> {
     let (previous, secret) = (with_ending(file, ".previous"), fresh());
     let statement = statement.unwrap_or_else(|| with_ending(file, ".rotation"));
+    let before = read_secret_file(file)?;
+    let (current, text) = beginning(source, &before, &secret)?;
     let next = LockedKey::new(&secret)?;
     // In this order, so that at no moment a key is lost: a rotation that stops half-way is none.
-    replace_secret_file(&previous, read_secret_file(file)?.as_bytes())?;
-    write_statement(&statement, current, &next, chain_id)?;
-    replace_secret_file(file, digits(&secret).as_bytes())?;
+    replace_secret_file(&previous, before.as_bytes())?;
+    write_statement(&statement, current.as_ref(), &next, chain_id)?;
+    replace_secret_file(file, text.as_bytes())?;
     describe(out, "next key", &next)?;
     writeln!(out, "previous    {} ({})", previous.display(), current.address().to_checksum())?;
     writeln!(out, "statement   {}", statement.display())?;
@@ -333,6 +337,26 @@ fn in_place(
         out,
         "a running node takes the next key on SIGHUP; remove the previous one once the overlap is over"
     )?)
+}
+
+/// The key in the file as it was read, and the next one as it is to stand there: of a keystore under the same password, which
+/// is asked for once.
+fn beginning(
+    source: &KeySource,
+    before: &Secret,
+    next: &[u8; 32],
+) -> anyhow::Result<(Box<dyn KeyCustody>, Secret)> {
+    let KeySource::Keystore(_, password) = source else {
+        return Ok((source.load()?, Secret::from_bytes(digits(next).as_bytes())));
+    };
+    let password = password.get()?;
+    let current =
+        open_keystore(before.as_bytes(), password.trim_line()).with_context(|| source.describe())?;
+    let text = keystore_of(next, &password)?;
+    if *open_keystore(text.as_bytes(), password.trim_line())? != *next {
+        bail!("the next keystore does not hold the next key; nothing was written");
+    }
+    Ok((Box::new(LockedKey::new(&current)?), text))
 }
 
 /// What the current key says of the next: public, and signed.

@@ -49,10 +49,10 @@ pub(super) struct KeyArgs {
     /// The same in a token
     #[arg(long, value_name = "URI")]
     previous_pkcs11_uri: Option<String>,
-    /// The same in a keystore, with the same password
+    /// The same in a keystore, with the same password; by default HOST_KEYSTORE_FILE with .previous behind it
     #[arg(long, value_name = "FILE")]
     previous_keystore_file: Option<PathBuf>,
-    /// What the key before says of the current one, as `keys rotate` writes it; by default HOST_PRIVATE_KEY_FILE with .rotation behind it
+    /// What the key before says of the current one, as `keys rotate` writes it; by default HOST_PRIVATE_KEY_FILE or HOST_KEYSTORE_FILE with .rotation behind it
     #[arg(long, value_name = "FILE")]
     key_rotation_file: Option<PathBuf>,
     /// Seconds that the identity key before goes on beside the next one
@@ -107,26 +107,13 @@ impl KeyArgs {
     ) -> Result<KeySources, ConfigError> {
         self.refuse_lonely()?;
         let args = self.clone();
-        let file = self.host_private_key_file.clone();
-        let beside = self.host_private_key_file.clone();
-        let beside = |ending: &str| {
-            let mut path = beside.clone()?.into_os_string();
-            path.push(ending);
-            Some(PathBuf::from(path)).filter(|path| path.exists())
-        };
-        let previous_file = self.previous_private_key_file.clone().or_else(|| beside(".previous"));
-        let rotation = self.key_rotation_file.clone().or_else(|| beside(".rotation"));
-        let previous_token = self.previous_pkcs11_uri.as_deref().map(|text| uri("PREVIOUS_PKCS11_URI", text));
-        let previous = one_of([
-            ("PREVIOUS_PRIVATE_KEY_FILE", previous_file.map(KeySource::File)),
-            ("PREVIOUS_KEYSTORE_FILE", self.previous_keystore_file.clone().map(|file| self.keystore(file))),
-            ("PREVIOUS_PKCS11_URI", previous_token.transpose()?.map(|uri| self.token(uri))),
-        ])?;
+        let file = self.host_private_key_file.clone().or_else(|| self.host_keystore_file.clone());
+        let rotation = self.key_rotation_file.clone().or_else(|| beside(file.as_deref(), ".rotation"));
+        let previous = self.previous()?;
         let credential = credentials.map(|folder| folder.join(CREDENTIAL)).filter(|file| file.exists());
         let credential = credential.map(|file| ("CREDENTIALS_DIRECTORY", KeySource::File(file)));
         let (setting, current) = self.current(text)?.or(credential).unzip();
         let setting = setting.unwrap_or(HOST_PRIVATE_KEY);
-        let previous = previous.map(|(_, source)| source);
         Ok(KeySources {
             current,
             setting,
@@ -136,6 +123,22 @@ impl KeyArgs {
             args,
             credentials: credentials.map(Path::to_owned),
         })
+    }
+
+    /// The key before: where that is said, or where `keys rotate` leaves it.
+    fn previous(&self) -> Result<Option<KeySource>, ConfigError> {
+        let token = self.previous_pkcs11_uri.as_deref().map(|text| uri("PREVIOUS_PKCS11_URI", text));
+        let keystore = |file: PathBuf| self.keystore(file);
+        let said = one_of([
+            ("PREVIOUS_PRIVATE_KEY_FILE", self.previous_private_key_file.clone().map(KeySource::File)),
+            ("PREVIOUS_KEYSTORE_FILE", self.previous_keystore_file.clone().map(keystore)),
+            ("PREVIOUS_PKCS11_URI", token.transpose()?.map(|uri| self.token(uri))),
+        ])?;
+        let left = || {
+            let file = beside(self.host_private_key_file.as_deref(), ".previous").map(KeySource::File);
+            file.or_else(|| beside(self.host_keystore_file.as_deref(), ".previous").map(keystore))
+        };
+        Ok(said.map(|(_, source)| source).or_else(left))
     }
 
     /// The one source that is set.
@@ -193,6 +196,13 @@ impl KeyArgs {
             None => Ok(()),
         }
     }
+}
+
+/// What `keys rotate` has put beside a key's file, where it did.
+fn beside(file: Option<&Path>, ending: &str) -> Option<PathBuf> {
+    let mut path = file?.as_os_str().to_owned();
+    path.push(ending);
+    Some(PathBuf::from(path)).filter(|path| path.exists())
 }
 
 /// The one source that is set.

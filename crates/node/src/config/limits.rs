@@ -13,6 +13,7 @@ use super::ConfigError;
 use crate::{
     access::{InvalidList, WatchedList},
     peer::{self, ProxyHeader, TrustedProxies},
+    proxy_protocol::ProxyProtocol,
 };
 
 /// What was typed of limits.
@@ -36,6 +37,9 @@ pub(super) struct LimitArgs {
     /// Header by which they say so
     #[arg(long, value_enum, default_value = "x-forwarded-for")]
     pub(super) proxy_header: ProxyHeader,
+    /// Whether connections begin with a header of the PROXY protocol (1 or 2) that says who comes: off, or require, and then from TRUSTED_PROXIES alone
+    #[arg(long, value_enum, default_value = "off")]
+    pub(super) proxy_protocol: ProxyProtocol,
     /// Messages of one session that may wait for its running answer
     #[arg(long, default_value = "8")]
     pub(super) max_queued_messages: NonZeroUsize,
@@ -133,6 +137,9 @@ impl LimitArgs {
     }
 
     pub(super) fn proxies(&self) -> Result<TrustedProxies, ConfigError> {
+        if self.proxy_protocol == ProxyProtocol::Require && self.trusted_proxies.is_empty() {
+            return Err(ConfigError::Needs { setting: "PROXY_PROTOCOL", needed: "TRUSTED_PROXIES" });
+        }
         let networks = self.trusted_proxies.iter().map(|text| peer::network(text));
         Ok(TrustedProxies::new(networks.collect::<Result<_, _>>()?, self.proxy_header))
     }

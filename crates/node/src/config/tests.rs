@@ -46,6 +46,8 @@ fn contradictions_stop_the_start_with_a_sentence() {
     assert!(sentence(&["--allowed-clients", "0x12"], &[key, test]).contains("0x12"));
     assert!(sentence(&["--allowed-origins", "*"], &[]).contains("ALLOWED_ORIGINS"));
     assert!(sentence(&["--trusted-proxies", "proxy.example"], &[]).starts_with("TRUSTED_PROXIES"));
+    let alone = sentence(&["--proxy-protocol", "require"], &[]);
+    assert_eq!(alone, "PROXY_PROTOCOL means nothing without TRUSTED_PROXIES, which is not set");
     let missing = "/nowhere/clients";
     for (flag, setting) in
         [("--allowed-clients-file", "ALLOWED_CLIENTS_FILE"), ("--denied-clients-file", "DENIED_CLIENTS_FILE")]
@@ -100,4 +102,23 @@ fn a_ttl_of_zero_is_refused() {
 fn a_published_key_stops_the_start_without_being_shown() {
     let shown = key(&[("HOST_PRIVATE_KEY", KEY)]).unwrap_err();
     assert!(shown.contains("ALLOW_TEST_KEYS") && !shown.contains("59c6"), "{shown}");
+}
+
+#[test]
+fn a_key_before_that_is_named_wins_over_one_that_a_rotation_left_beside() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, other) = (dir.path().join("node.json"), dir.path().join("older.key"));
+    for path in [&file, &other, &dir.path().join("node.json.previous")] {
+        std::fs::write(path, "x").unwrap();
+    }
+    let previous = |more: &[(&str, &Path)]| {
+        let flags = [("--host-keystore-file", file.as_path())];
+        let flags =
+            flags.iter().chain(more).flat_map(|(flag, path)| [flag.into(), path.as_os_str().to_owned()]);
+        let args = Args::read(std::iter::once("node".into()).chain(flags), &|_: &str| None).unwrap();
+        args.resolve(None, None).unwrap().1.previous.unwrap().describe()
+    };
+    assert_eq!(previous(&[]), format!("keystore {}.previous", file.display()));
+    let named = previous(&[("--previous-private-key-file", &other)]);
+    assert_eq!(named, format!("file {}", other.display()));
 }
