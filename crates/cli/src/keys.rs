@@ -101,7 +101,9 @@ fn write_new(path: &Path, key: &PrivateKey, force: bool) -> Result<(), Failure> 
         SecretFileError::Exists { .. } => {
             Failure::file(path, "there is a key already; --force replaces it, and it is lost")
         }
-        SecretFileError::Mode { .. } | SecretFileError::Io { .. } => error.into(),
+        SecretFileError::Kind { .. } | SecretFileError::Mode { .. } | SecretFileError::Io { .. } => {
+            error.into()
+        }
     })
 }
 

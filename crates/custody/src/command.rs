@@ -3,6 +3,7 @@
 use std::{
     io,
     process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -12,6 +13,8 @@ use crate::Secret;
 /// How long a command may take: it may have to ask a server.
 const PATIENCE: Duration = Duration::from_secs(30);
 const STEP: Duration = Duration::from_millis(10);
+/// How long what it printed may take to be read once it has ended.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Why a command gives no secret.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +25,11 @@ pub enum CommandError {
     /// It said that it failed.
     #[error("it ended with {0}; what it said of that is above")]
     Failed(ExitStatus),
+    /// Its output does not end.
+    #[error(
+        "it ended, and something that it started still holds its output: redirect that (>/dev/null 2>&1)"
+    )]
+    Held,
     /// It took too long, and was ended.
     #[error("it did not end within {} seconds", PATIENCE.as_secs())]
     Slow,
@@ -42,9 +50,10 @@ pub(crate) fn run(command: &str) -> Result<Secret, CommandError> {
         return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
     };
     // A pipe is read with this thread's time limit by a thread of its own, which ends with the pipe.
-    let reader = thread::spawn(move || Secret::read(output));
+    let (tell, told) = mpsc::sync_channel(1);
+    thread::spawn(move || tell.send(Secret::read(output)));
     let status = wait(&mut child)?;
-    let secret = reader.join().map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))??;
+    let secret = told.recv_timeout(LAST_WORDS).map_err(|_| CommandError::Held)??;
     if status.success() { Ok(secret) } else { Err(CommandError::Failed(status)) }
 }
 
@@ -73,6 +82,13 @@ mod tests {
         assert!(matches!(run("printf abc; exit 3"), Err(CommandError::Failed(_))));
         let shown = format!("{:?}", run("printf secretwords"));
         assert!(!shown.contains("secretwords"));
+    }
+
+    #[test]
+    fn a_command_whose_child_keeps_its_output_is_not_waited_for() {
+        assert!(matches!(run("echo abc; sleep 20 & exit 0"), Err(CommandError::Held)));
+        let redirected = run("echo abc; sleep 3 >/dev/null 2>&1 & exit 0").unwrap();
+        assert_eq!(redirected.as_bytes(), b"abc\n");
     }
 
     #[test]

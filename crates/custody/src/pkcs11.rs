@@ -5,7 +5,10 @@ mod uri;
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use cryptoki::{
@@ -198,12 +201,22 @@ impl fmt::Debug for Token {
 /// A private key in a token.
 #[derive(Debug)]
 pub struct TokenKey {
-    token: Token,
-    key: ObjectHandle,
+    opened: Mutex<Arc<Opened>>,
+    uri: Pkcs11Uri,
+    /// By what the token is unlocked once more; `None` where nobody is there to ask.
+    pin: Option<Pin>,
+    /// It refused the PIN: after some tries a token locks itself.
+    refuses: AtomicBool,
     public: PublicKey,
     agrees: bool,
     extractable: bool,
-    place: String,
+}
+
+/// A token and the key in it, until the token is reset.
+#[derive(Debug)]
+struct Opened {
+    token: Token,
+    key: ObjectHandle,
 }
 
 impl TokenKey {
@@ -214,7 +227,14 @@ impl TokenKey {
     pub fn open(uri: &Pkcs11Uri, pin: &Pin) -> Result<Self, TokenError> {
         let token = Token::open(uri, pin)?;
         let (key, public, extractable) = token.with_session(|session| find_key(session, uri))?;
-        let mut found = Self { token, key, public, agrees: true, extractable, place: format!("token {uri}") };
+        let pin = match pin {
+            Pin::File(path) => Some(Pin::File(path.clone())),
+            Pin::None => Some(Pin::None),
+            Pin::Given(_) | Pin::Prompt => None,
+        };
+        let opened = Mutex::new(Arc::new(Opened { token, key }));
+        let (uri, refuses) = (uri.clone(), AtomicBool::new(false));
+        let mut found = Self { opened, uri, pin, refuses, public, agrees: true, extractable };
         found.sign(&[0x5a; 32]).map_err(of_token)?;
         found.agrees = found.agrees_truly()?;
         Ok(found)
@@ -223,6 +243,40 @@ impl TokenKey {
     /// Whether the token would give the key away.
     pub fn is_extractable(&self) -> bool {
         self.extractable
+    }
+
+    /// Uses the key. A token that was reset or came back is unlocked once more, and the key looked for anew.
+    fn with_key<T>(
+        &self,
+        act: impl Fn(&Session, ObjectHandle) -> Result<T, TokenError>,
+    ) -> Result<T, TokenError> {
+        let opened = Arc::clone(&lock(&self.opened));
+        match (opened.token.with_session(|session| act(session, opened.key)), &self.pin) {
+            (Err(TokenError::Fault(error)), Some(pin)) if has_ended(&error) || has_forgotten(&error) => {
+                let opened = self.open_again(&opened, pin)?;
+                opened.token.with_session(|session| act(session, opened.key))
+            }
+            (done, _) => done,
+        }
+    }
+
+    /// Once for all who met the same fault.
+    fn open_again(&self, lost: &Arc<Opened>, pin: &Pin) -> Result<Arc<Opened>, TokenError> {
+        let mut opened = lock(&self.opened);
+        if Arc::ptr_eq(&opened, lost) {
+            if self.refuses.load(Ordering::Relaxed) {
+                return Err(TokenError::Pin);
+            }
+            let token = Token::open(&self.uri, pin).inspect_err(|error| {
+                self.refuses.store(matches!(error, TokenError::Pin), Ordering::Relaxed);
+            })?;
+            let (key, public, _) = token.with_session(|session| find_key(session, &self.uri))?;
+            if public != self.public {
+                return Err(TokenError::Mismatch);
+            }
+            *opened = Arc::new(Opened { token, key });
+        }
+        Ok(Arc::clone(&opened))
     }
 
     fn agrees_truly(&self) -> Result<bool, TokenError> {
@@ -245,9 +299,9 @@ impl TokenKey {
             Attribute::Extractable(true),
             Attribute::Token(false),
         ];
-        self.token.with_session(|session| {
+        self.with_key(|session, key| {
             let parameters = Ecdh1DeriveParams::new(EcKdf::null(), &point);
-            let agreed = session.derive_key(&Mechanism::Ecdh1Derive(parameters), self.key, &derived)?;
+            let agreed = session.derive_key(&Mechanism::Ecdh1Derive(parameters), key, &derived)?;
             let value = session.get_attributes(agreed, &[AttributeType::Value]);
             session.destroy_object(agreed)?;
             let value = value?.into_iter().find_map(|attribute| {
@@ -269,8 +323,7 @@ impl KeyCustody for TokenKey {
     }
 
     fn sign(&self, digest: &[u8; 32]) -> Result<Signature, KeyFailure> {
-        let signed =
-            self.token.with_session(|session| Ok(session.sign(&Mechanism::Ecdsa, self.key, digest)?))?;
+        let signed = self.with_key(|session, key| Ok(session.sign(&Mechanism::Ecdsa, key, digest)?))?;
         let rs = signed.as_slice().try_into().map_err(|_| KeyFailure::Signature)?;
         // A token does not know which of two points it used, nor that s must be low: both are found by looking.
         Signature::of_token(rs, digest, self.public.address()).map_err(|_| KeyFailure::Signature)
@@ -282,7 +335,7 @@ impl KeyCustody for TokenKey {
 
     fn place(&self) -> String {
         let extractable = if self.extractable { ", which would give it away (CKA_EXTRACTABLE)" } else { "" };
-        format!("{}{extractable}", self.place)
+        format!("token {}{extractable}", self.uri)
     }
 }
 
@@ -348,6 +401,17 @@ fn log_in(session: &Session, pin: &Pin) -> Result<(), TokenError> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether the token no longer knows who is there, or what was found in it.
+fn has_forgotten(error: &CryptokiError) -> bool {
+    matches!(
+        error,
+        CryptokiError::Pkcs11(
+            RvError::UserNotLoggedIn | RvError::ObjectHandleInvalid | RvError::KeyHandleInvalid,
+            _
+        )
+    )
 }
 
 fn has_ended(error: &CryptokiError) -> bool {

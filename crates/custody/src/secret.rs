@@ -83,8 +83,14 @@ impl fmt::Debug for Secret {
 /// Why a file gives no secret, or takes none.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretFileError {
-    /// Others may read it.
-    #[error("{path} can be read by others; run: chmod 600 {path}")]
+    /// It waits for whoever writes, or is somebody's device.
+    #[error("{path} is no regular file")]
+    Kind {
+        /// What is there.
+        path: String,
+    },
+    /// Others may read it, or its mode is none of a secret's.
+    #[error("{path} can be read by others, or has another mode than 0600 or 0400; run: chmod 600 {path}")]
     Mode {
         /// The file.
         path: String,
@@ -115,9 +121,27 @@ fn fault(path: &Path) -> impl Fn(io::Error) -> SecretFileError {
 /// # Errors
 /// [`SecretFileError`].
 pub fn read_secret_file(path: &Path) -> Result<Secret, SecretFileError> {
+    read_if(path, |mode| matches!(mode, 0o600 | 0o400))
+}
+
+/// The secret in `path`, a file of systemd's credentials: in a folder that nobody else may enter, and readable for the
+/// service's user by an access-control list, which shows as its group's right.
+///
+/// # Errors
+/// [`SecretFileError`].
+pub fn read_credential(path: &Path) -> Result<Secret, SecretFileError> {
+    read_if(path, |mode| mode & 0o027 == 0)
+}
+
+/// Judges the open file, and before it is opened only whether that would wait.
+fn read_if(path: &Path, is_private: fn(u32) -> bool) -> Result<Secret, SecretFileError> {
+    let shown = || path.display().to_string();
+    if !fs::metadata(path).map_err(fault(path))?.is_file() {
+        return Err(SecretFileError::Kind { path: shown() });
+    }
     let file = File::open(path).map_err(fault(path))?;
-    if file.metadata().map_err(fault(path))?.mode() & 0o077 != 0 {
-        return Err(SecretFileError::Mode { path: path.display().to_string() });
+    if !is_private(file.metadata().map_err(fault(path))?.mode() & 0o7777) {
+        return Err(SecretFileError::Mode { path: shown() });
     }
     Secret::read(file).map_err(fault(path))
 }
@@ -257,5 +281,28 @@ mod tests {
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
         replace_secret_file(&path, b"three").unwrap();
         assert_eq!(owner().0, 0, "a folder that everybody may write to is nobody's");
+    }
+
+    #[test]
+    fn a_secret_is_in_a_regular_file_of_one_of_two_modes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        write_secret_file(&path, b"x").unwrap();
+        let with = |mode: u32| {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            (read_secret_file(&path).is_ok(), read_credential(&path).is_ok())
+        };
+        assert_eq!((with(0o600), with(0o400)), ((true, true), (true, true)));
+        for mode in [0o700, 0o500, 0o4600, 0o1600, 0o644, 0o604, 0o660] {
+            assert!(!with(mode).0, "{mode:o}");
+        }
+        assert_eq!((with(0o440), with(0o444), with(0o460)), ((false, true), (false, false), (false, false)));
+        // A pipe would be waited for: nobody writes to it.
+        let pipe = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for other in [pipe.as_path(), dir.path(), Path::new("/dev/null")] {
+            let refused = read_secret_file(other).unwrap_err().to_string();
+            assert!(refused.ends_with("is no regular file"), "{refused}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     command::{self, CommandError},
     keystore::open_keystore,
     locked::LockedKeyError,
-    read_secret_file,
+    read_credential, read_secret_file,
 };
 
 /// Where a keystore's password comes from.
@@ -31,6 +31,8 @@ pub enum KeySource {
     Text(Secret),
     /// The same in a file that is its owner's alone: 0600 or 0400.
     File(PathBuf),
+    /// The same in a file of systemd's credentials.
+    Credential(PathBuf),
     /// The same, printed by a command.
     Command(String),
     /// A keystore of version 3.
@@ -109,8 +111,9 @@ impl KeySource {
     pub fn secret(&self) -> Result<Option<Zeroizing<[u8; 32]>>, KeySourceError> {
         let secret = match self {
             Self::Text(text) => digits(text.as_bytes())?,
-            Self::File(path) => {
-                let text = read_secret_file(path)?;
+            Self::File(path) | Self::Credential(path) => {
+                let is_credential = matches!(self, Self::Credential(_));
+                let text = if is_credential { read_credential(path)? } else { read_secret_file(path)? };
                 digits(text.as_bytes())
                     .map_err(|error| KeySourceError::InFile { path: path.display().to_string(), error })?
             }
@@ -130,6 +133,7 @@ impl KeySource {
         match self {
             Self::Text(_) => "given as text".to_owned(),
             Self::File(path) => format!("file {}", path.display()),
+            Self::Credential(path) => format!("credential {}", path.display()),
             Self::Command(_) => "a command's output".to_owned(),
             Self::Keystore(path, _) => format!("keystore {}", path.display()),
             Self::Token(uri, _) => format!("token {uri}"),

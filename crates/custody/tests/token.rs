@@ -7,7 +7,11 @@ use std::{
     sync::Arc,
 };
 
-use fabstir_custody::{KeyCustody as _, KeySource, Pin, Pkcs11Uri, Secret, Token, TokenError, TokenKey};
+use cryptoki::context::Pkcs11;
+use fabstir_custody::{
+    KeyCustody as _, KeySource, Pin, Pkcs11Uri, Secret, Token, TokenError, TokenKey, replace_secret_file,
+    write_secret_file,
+};
 use fabstir_protocol::identity::{Agreed, PrivateKey};
 
 const PIN: &str = "97531";
@@ -76,6 +80,35 @@ fn with_tokens() {
     imported_and_plain_do_the_same(&plain);
     a_made_key_is_found_and_kept(&made.to_string());
     what_is_not_there_is_said();
+    a_token_that_was_reset_is_unlocked_once_more();
+}
+
+/// Last, since everybody is logged out.
+fn a_token_that_was_reset_is_unlocked_once_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pin");
+    write_secret_file(&file, PIN.as_bytes()).unwrap();
+    let key = TokenKey::open(&uri("one", "imported"), &Pin::File(file.clone())).unwrap();
+    // The module once more, which is the same one. A token that comes back knows nobody, and its handles are others.
+    let module = Pkcs11::new(module()).unwrap();
+    let reset = || {
+        for slot in module.get_slots_with_initialized_token().unwrap() {
+            module.open_rw_session(slot).unwrap().logout().unwrap();
+        }
+    };
+    for _ in 0..3 {
+        reset();
+        let digest = [7; 32];
+        assert_eq!(key.sign(&digest).unwrap().recover(&digest), Ok(key.address()));
+    }
+    // A PIN that is refused is tried once: a token locks itself.
+    replace_secret_file(&file, b"00000").unwrap();
+    reset();
+    assert!(key.sign(&[7; 32]).is_err());
+    replace_secret_file(&file, PIN.as_bytes()).unwrap();
+    let error = key.sign(&[7; 32]).unwrap_err().to_string();
+    assert!(error.contains("refuses the PIN"), "{error}");
+    assert!(TokenKey::open(&uri("one", "imported"), &Pin::File(file)).is_ok(), "a reload opens it anew");
 }
 
 fn imported_and_plain_do_the_same(plain: &PrivateKey) {

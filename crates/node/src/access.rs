@@ -11,6 +11,15 @@ mod list;
 
 pub use list::{ClientList, InvalidList, WatchedList};
 
+/// What became of the files of clients.
+#[derive(Debug, Default)]
+pub struct Refreshed {
+    /// Whether anybody's standing may have changed.
+    pub changed: bool,
+    /// Files that cannot be used; what they said before goes on.
+    pub faults: Vec<InvalidList>,
+}
+
 /// Who may open sessions, at this moment. What is denied is denied, whatever allows it.
 #[derive(Debug)]
 pub struct Access {
@@ -82,17 +91,17 @@ impl Access {
         }
     }
 
-    /// Looks whether a file has changed, and reads it once it no longer does. Whether anybody's standing may have changed.
-    pub fn look(&self) -> bool {
+    /// Looks whether a file has changed, and reads it once it no longer does.
+    pub fn look(&self) -> Refreshed {
         self.refresh(WatchedList::look)
     }
 
     /// Reads the files now.
-    pub fn reload(&self) -> bool {
+    pub fn reload(&self) -> Refreshed {
         self.refresh(WatchedList::reload)
     }
 
-    fn refresh(&self, one: fn(&mut WatchedList) -> bool) -> bool {
+    fn refresh(&self, one: fn(&mut WatchedList) -> Result<bool, InvalidList>) -> Refreshed {
         let _reading = lock(&self.reading);
         // Not under the other lock: a file may be slow.
         let mut files = {
@@ -100,12 +109,18 @@ impl Access {
             Files { allowed: files.allowed.clone(), denied: files.denied.clone() }
         };
         // All of them, whatever the first one says.
-        let changed = files.each().filter_map(|list| one(list).then_some(())).count() > 0;
+        let mut refreshed = Refreshed::default();
+        for list in files.each() {
+            match one(list) {
+                Ok(changed) => refreshed.changed |= changed,
+                Err(fault) => refreshed.faults.push(fault),
+            }
+        }
         *lock(&self.files) = files;
-        if changed {
+        if refreshed.changed {
             self.changes.send_modify(|version| *version = version.wrapping_add(1));
         }
-        changed
+        refreshed
     }
 
     /// Whether there are files to look at.

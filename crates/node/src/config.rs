@@ -48,7 +48,8 @@ use operation::OperationArgs;
 pub use settings::{DEFAULT_FILE, Layers, Origin, Setting, Settings, SettingsError, Stray};
 use tls::TlsArgs;
 pub use tls::{
-    AcmeConfig, CertificateSource, ClientAuth, ClientCertificates, TlsConfig, TlsSettingsError, TlsVersion,
+    AcmeConfig, CertificateSource, ClientAuth, ClientCertificates, Exposure, TlsConfig, TlsSettingsError,
+    TlsVersion,
 };
 
 /// The one setting that is no flag, because flags show in the process list.
@@ -175,6 +176,7 @@ pub struct Config {
     pub listen: SocketAddr,
     /// `None` speaks plain HTTP.
     pub tls: Option<TlsConfig>,
+    pub exposure: Exposure,
     pub engine: EngineConfig,
     pub store: StoreLimits,
     pub sweep_interval: Duration,
@@ -277,6 +279,7 @@ impl Args {
         let most_tokens = self.engine.max_tokens_per_request.map(NonZeroU32::get);
         let config = Config {
             listen: self.listen_addr,
+            exposure: self.tls.exposure(),
             tls: self.tls.resolve(self.listen_addr)?,
             engine: self.engine.resolve(send_timeout)?,
             store,

@@ -24,7 +24,7 @@ use crate::{
     channel::{Link, LinkError},
     crypto::{self, ConnectionId, LiveSession, OpenRefused},
     ledger::EndReason,
-    limits::{Hit, Party, Share, milliseconds},
+    limits::{Hit, Limit, Party, Share, milliseconds},
     metrics,
     node::Node,
 };
@@ -394,12 +394,13 @@ impl Connection {
             last: None,
             places: Arc::new(Semaphore::new(places)),
         });
-        let full = |_| Told::from(Code::NodeBusy);
-        let of_session = Arc::clone(&lane.places).try_acquire_owned().map_err(full)?;
+        let full = |limit| move |_| Told::from(Hit::room(limit));
+        let of_session = Arc::clone(&lane.places).try_acquire_owned().map_err(full(Limit::QueuedMessages))?;
         let of_client = self.node.limits.request(party)?;
         let kibibytes = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-        let of_all =
-            Arc::clone(&self.node.queued_kibibytes).try_acquire_many_owned(kibibytes).map_err(full)?;
+        let of_all = Arc::clone(&self.node.queued_kibibytes)
+            .try_acquire_many_owned(kibibytes)
+            .map_err(full(Limit::QueuedMemory))?;
         Ok(Place { _of_session: of_session, _of_client: of_client, _of_all: of_all })
     }
 
@@ -541,6 +542,6 @@ impl Ack {
 fn told_of(refused: &OpenRefused) -> Told {
     match refused {
         OpenRefused::Protocol(fault) => Told::from(&Error::from(*fault)),
-        OpenRefused::Full => Code::NodeBusy.into(),
+        OpenRefused::Full(limit) => Hit::room(*limit).into(),
     }
 }

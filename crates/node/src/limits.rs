@@ -17,7 +17,7 @@ pub use shares::{Share, Shares};
 
 /// The limits, by the names that the metric knows them under.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[expect(missing_docs, reason = "each is the setting of the same name")]
+#[expect(missing_docs, reason = "each is the setting of the same name, or a row of docs/operating.md")]
 pub enum Limit {
     Connections,
     ConnectionsPerNetwork,
@@ -25,9 +25,14 @@ pub enum Limit {
     IdleConnection,
     InitsPerNetwork,
     InitsPerAddress,
+    RememberedInits,
+    Sessions,
+    SessionsPerConnection,
     SessionsPerAddress,
     AnonymousSessionsPerNetwork,
     RequestsPerAddress,
+    QueuedMessages,
+    QueuedMemory,
     MessagesPerSession,
     TokensPerAddress,
     Challenges,
@@ -42,9 +47,14 @@ impl Limit {
             Self::FirstMessage => "first_message",
             Self::IdleConnection => "idle_connection",
             Self::InitsPerNetwork => "inits_per_network",
+            Self::RememberedInits => "remembered_inits",
             Self::InitsPerAddress => "inits_per_address",
+            Self::Sessions => "sessions",
+            Self::SessionsPerConnection => "sessions_per_connection",
             Self::SessionsPerAddress => "sessions_per_address",
             Self::AnonymousSessionsPerNetwork => "anonymous_sessions_per_network",
+            Self::QueuedMessages => "queued_messages",
+            Self::QueuedMemory => "queued_mib",
             Self::RequestsPerAddress => "requests_per_address",
             Self::MessagesPerSession => "messages_per_session",
             Self::TokensPerAddress => "tokens_per_address",
@@ -74,7 +84,7 @@ impl Hit {
         Self { code: Code::RateLimited, wait: Some(wait) }
     }
 
-    fn room(limit: Limit) -> Self {
+    pub(crate) fn room(limit: Limit) -> Self {
         metrics::limit_hit(limit);
         Self { code: Code::NodeBusy, wait: None }
     }

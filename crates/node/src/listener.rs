@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 use listenfd::ListenFd;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::tls::Tls;
+use crate::{config::Exposure, tls::Tls};
 
 /// Why there is no socket to listen on.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +17,11 @@ pub enum ListenError {
     Several(usize),
     #[error("the socket that was passed on (LISTEN_FDS) cannot be used: {0}")]
     Inherited(io::Error),
+    #[error(
+        "the socket that was passed on (LISTEN_FDS) is at {0}, which can be reached from other machines, and there is no TLS: set \
+         TLS_CERT_FILE and TLS_KEY_FILE, or INSECURE_BIND=true where something in front of the node ends TLS"
+    )]
+    InsecureBind(SocketAddr),
 }
 
 /// A listening socket.
@@ -38,13 +43,17 @@ impl Listener {
     /// that this one starts gets it too.
     ///
     /// # Errors
-    /// [`ListenError`], where what was passed on is not one TCP socket.
-    pub fn inherited() -> Result<Option<std::net::TcpListener>, ListenError> {
+    /// [`ListenError`], where what was passed on is not one TCP socket, or is where `exposure` does not let the node listen.
+    pub fn inherited(exposure: Exposure) -> Result<Option<std::net::TcpListener>, ListenError> {
         let mut passed = ListenFd::from_env();
         if passed.len() > 1 {
             return Err(ListenError::Several(passed.len()));
         }
-        passed.take_tcp_listener(0).map_err(ListenError::Inherited)
+        let Some(socket) = passed.take_tcp_listener(0).map_err(ListenError::Inherited)? else {
+            return Ok(None);
+        };
+        let address = socket.local_addr().map_err(ListenError::Inherited)?;
+        if exposure.admits(address) { Ok(Some(socket)) } else { Err(ListenError::InsecureBind(address)) }
     }
 
     /// Listens on what was `inherited`, else on `address`.

@@ -46,6 +46,14 @@ fn may_be_written(target: &str, level: Level) -> bool {
     level <= Level::INFO || !CAPPED.iter().any(of)
 }
 
+/// Whether the log could be started so.
+///
+/// # Errors
+/// Where `RUST_LOG` cannot be read.
+pub fn check(config: &Config) -> Result<(), ParseError> {
+    filter(&config.rust_log).map(|_| ())
+}
+
 /// Starts logging.
 ///
 /// # Errors

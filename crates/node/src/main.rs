@@ -2,10 +2,11 @@
 
 use std::{
     ffi::OsString,
-    io::Write as _,
+    io::{ErrorKind, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -29,6 +30,7 @@ use fabstir_llm_node::{
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     net::TcpListener,
+    runtime::Runtime,
     signal::unix::{SignalKind, signal},
 };
 
@@ -36,8 +38,16 @@ fn main() -> ExitCode {
     bound_spinning();
     // Before there is a second thread.
     let key = take_from_environment(HOST_PRIVATE_KEY);
-    match serve(key) {
+    let done = runtime().and_then(|runtime| {
+        let done = runtime.block_on(serve(key));
+        // What blocks for ever, a file on a server that is gone, say, does not keep the process.
+        runtime.shutdown_timeout(LAST_MOMENT);
+        done
+    });
+    match done {
         Ok(()) => ExitCode::SUCCESS,
+        // Who reads it has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::FAILURE,
         Err(error) => {
             // One line for whoever has to act on it: where in the program it arose is of no use to them.
             let _ = writeln!(std::io::stderr(), "Error: {error:#}");
@@ -46,7 +56,17 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
+/// How long work that blocks may take once everything else has ended.
+const LAST_MOMENT: Duration = Duration::from_secs(2);
+
+fn runtime() -> anyhow::Result<Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}
+
 async fn serve(key: Option<Secret>) -> anyhow::Result<()> {
     let mut env_file = EnvFile::read(Path::new(".env"))?;
     let key = key.map(|key| (key, Origin::Environment));
@@ -90,7 +110,7 @@ async fn serve(key: Option<Secret>) -> anyhow::Result<()> {
     let sources = sources.without_text();
     crypto::announce(keys.as_ref().map(|keys| &keys.current));
     let tls = config.tls.as_ref().map(Tls::load).transpose()?;
-    let inherited = Listener::inherited()?;
+    let inherited = Listener::inherited(config.exposure)?;
     let ledger = match &config.usage_dir {
         Some(dir) => Ledger::in_folder(dir).with_context(|| format!("USAGE_DIR: {}", dir.display()))?,
         None => Ledger::default(),
@@ -184,7 +204,9 @@ fn bound_spinning() {
         return;
     }
     let mut arguments = env::args_os();
-    let mut again = Command::new("/proc/self/exe");
+    // By its path, which gives the process its name; where another file has taken that, by what runs.
+    let own = env::current_exe().ok().filter(|path| path.exists());
+    let mut again = Command::new(own.unwrap_or_else(|| "/proc/self/exe".into()));
     if let Some(name) = arguments.next() {
         again.arg0(name);
     }
@@ -239,7 +261,10 @@ fn register_reloads(node: &Arc<Node>, sources: KeySources) {
     let listed = Arc::downgrade(node);
     node.reloads.register("lists of clients", move || {
         let node = listed.upgrade().ok_or("the node is gone")?;
-        tokio::runtime::Handle::current().block_on(node.reload_lists());
-        Ok("read".to_owned())
+        let faults = tokio::runtime::Handle::current().block_on(node.reload_lists());
+        if faults.is_empty() {
+            return Ok("read".to_owned());
+        }
+        Err(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
     });
 }

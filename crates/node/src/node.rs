@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroize as _;
 
 use crate::{
-    access::Access,
+    access::{Access, InvalidList, Refreshed},
     channel::{Session, Sessions, granted},
     config::Config,
     crypto::{
@@ -290,24 +290,33 @@ impl Node {
             self.channels.sweep(Instant::now());
             self.sweep_identities();
             self.limits.shrink();
-            self.look_at_lists(Access::look).await;
+            for fault in self.look_at_lists(Access::look).await {
+                tracing::warn!(
+                    event = "config",
+                    what = "lists of clients",
+                    "The list stays as it was: {fault}"
+                );
+            }
         }
     }
 
-    /// Reads the files of clients again, whether they seem to have changed or not: for SIGHUP.
-    pub async fn reload_lists(&self) {
-        self.look_at_lists(Access::reload).await;
+    /// Reads the files of clients again, whether they seem to have changed or not: for SIGHUP. Those that cannot be used.
+    pub async fn reload_lists(&self) -> Vec<InvalidList> {
+        self.look_at_lists(Access::reload).await
     }
 
     /// Sessions of version 2 that may no longer be are told so; those of version 1 are by their connections.
-    async fn look_at_lists(&self, look: fn(&Access) -> bool) {
+    async fn look_at_lists(&self, look: fn(&Access) -> Refreshed) -> Vec<InvalidList> {
         if !self.access.has_files() {
-            return;
+            return Vec::new();
         }
         let access = Arc::clone(&self.access);
-        if tokio::task::spawn_blocking(move || look(&access)).await.unwrap_or(false) {
+        let Refreshed { changed, faults } =
+            tokio::task::spawn_blocking(move || look(&access)).await.unwrap_or_default();
+        if changed {
             self.channels.judge(&self.access);
         }
+        faults
     }
 }
 

@@ -264,3 +264,22 @@ fn metrics_that_other_machines_reach_are_warned_of() {
     let node = NodeProcess::start(&["--metrics-listen", &free.to_string()], &[]);
     node.said.wait_for("METRICS_LISTEN is open to other machines");
 }
+
+#[test]
+fn a_list_that_cannot_be_read_again_is_said_and_the_command_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let denied = dir.path().join("denied");
+    fs::write(&denied, "# nobody yet\n").unwrap();
+    let node = Administered::start(&["--denied-clients-file", denied.to_str().unwrap()]);
+    assert!(node.says(&["reload"]).contains("read again"));
+    fs::write(&denied, "0x70997970c51812dc3a010c7d01b50e0d17dc79c8\nnonsense\n").unwrap();
+    for broken in ["denied, line 2", "No such file"] {
+        let output = node.command(&["reload"]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("NOT read again") && said.contains(broken), "{said}");
+        let _ = fs::remove_file(&denied);
+    }
+    fs::write(&denied, "\u{feff}0x70997970c51812dc3a010c7d01b50e0d17dc79c8\n").unwrap();
+    assert!(node.says(&["reload"]).contains("read again"), "a mark at the beginning is no client");
+}

@@ -189,3 +189,43 @@ fn systemd_understands_the_service_that_init_makes() {
     let (_, said) = told(&verify(&unit));
     assert!(said.contains("fabstir-llm-node.service:"), "the control: {said}");
 }
+
+#[test]
+fn a_service_finds_what_the_caller_named_and_nobody_else_reads_its_settings() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("my dir");
+    fs::write(home.path().join("clients"), "# nobody\n").unwrap();
+    let unit = home.path().join("it.service");
+    let mut args = vec!["--allowed-clients-file", "clients"];
+    args.extend(init(dir.to_str().unwrap(), &["--unit", unit.to_str().unwrap()]));
+    let output = call(home.path(), &[], &args).output().unwrap();
+    let (said, wrong) = told(&output);
+    assert!(output.status.success(), "{wrong}");
+    assert!(said.contains(&format!("export CONFIG_FILE='{}/", dir.display())), "{said}");
+    let file = dir.join("fabstir-llm-node.toml");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o007, 0);
+    let text = fs::read_to_string(&file).unwrap();
+    let absolute = format!("allowed_clients_file = \"{}\"", home.path().join("clients").display());
+    assert!(text.contains(&absolute), "{text}");
+    let elsewhere = call(Path::new("/"), &[("CONFIG_FILE", file.to_str().unwrap())], &["config", "check"]);
+    let (said, wrong) = told(&{ elsewhere }.output().unwrap());
+    assert_eq!(said, "the settings are in order\n", "{wrong}");
+    // Another identity than the one that the caller's environment leads to is nobody's wish.
+    let other = home.path().join("other");
+    let args = init(other.to_str().unwrap(), &["--unit", "other.service"]);
+    let said = refused(home.path(), &[("HOST_PRIVATE_KEY_FILE", "/k/node.key")], &args);
+    assert!(said.contains("HOST_PRIVATE_KEY_FILE says where a key is already (environment)"), "{said}");
+    assert!(!other.exists());
+}
+
+#[test]
+fn check_refuses_what_would_not_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let check = |env: &[(&str, &str)]| refused(dir.path(), env, &["config", "check"]);
+    assert!(check(&[("RUST_LOG", "fabstir=foo=bar,,")]).contains("RUST_LOG"));
+    let both = [("LISTEN_ADDR", "127.0.0.1:9"), ("METRICS_LISTEN", "127.0.0.1:9")];
+    assert!(check(&both).contains("LISTEN_ADDR and METRICS_LISTEN contradict each other"));
+    let env = [("ADMIN_SOCKET", "nowhere/admin.sock")];
+    let (said, warned) = told(&call(dir.path(), &env, &["config", "check"]).output().unwrap());
+    assert!(said.contains("in order") && warned.contains("nowhere is not there"), "{warned}");
+}

@@ -205,7 +205,11 @@ fn a_rotation_of_a_keystore_that_stops_anywhere_leaves_a_key_that_starts() {
     let left = |ending: &str| std::fs::read(format!("{file}{ending}")).unwrap();
     let first = [left(""), left(".previous"), left(".rotation")];
     assert_eq!(first[1], text.as_bytes(), "the one before is kept as it was");
-    run(&["keys", "rotate"]);
+    let mut again = place.command(&env);
+    again.args(["keys", "rotate"]);
+    assert!(refused(again).contains("or with --force"), "two are served side by side, and no third");
+    assert_eq!([left(""), left(".previous"), left(".rotation")], first);
+    run(&["keys", "rotate", "--force"]);
     assert_eq!(left(".previous"), first[0], "the second rotation keeps the first one's key");
     let second = [left(""), left(".previous"), left(".rotation")];
     // What a second rotation leaves that stops after each of its steps, and after none.
@@ -381,4 +385,25 @@ fn a_process_with_a_key_leaves_no_core_unless_debugging_is_allowed() {
     // The hard limit, which the process could not raise again.
     assert_eq!(limit(&[]), "0");
     assert_eq!(limit(&[("ALLOW_DEBUGGING", "true")]), "unlimited");
+}
+
+/// By a group's right systemd shows what an access-control list gives the service's user.
+#[tokio::test]
+async fn a_credential_that_systemd_gives_the_services_user_is_taken() {
+    let place = Place::new();
+    let file = place.file("host_private_key", &place.secret);
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o440)).unwrap();
+    let folder = place.dir.path().display().to_string();
+    the_key_serves_and_is_nowhere(&place, place.command(&[("CREDENTIALS_DIRECTORY", &folder)])).await;
+    let refused = refused(place.command(&[("HOST_PRIVATE_KEY_FILE", &file)]));
+    assert!(refused.contains("chmod 600"), "{refused}");
+}
+
+/// What it is called is how it is found at night.
+#[tokio::test]
+async fn the_process_has_the_programs_name() {
+    let place = Place::new();
+    let node = NodeProcess::run(place.command(&[("HOST_PRIVATE_KEY", &place.secret)]), &place.secret);
+    let comm = std::fs::read_to_string(format!("/proc/{}/comm", node.pid())).unwrap();
+    assert!("fabstir-llm-node".starts_with(comm.trim_end()) && comm.len() > 8, "{comm}");
 }

@@ -584,6 +584,11 @@ async fn every_bound_has_its_answer() {
         }
     };
     assert_eq!(busy["code"], "NODE_BUSY");
+    let (_, metrics) = node.http("GET", "/metrics", &[], "").await;
+    for limit in ["sessions_per_connection", "sessions", "queued_messages"] {
+        let counted = format!("fabstir_limits_hit_total{{limit=\"{limit}\"}}");
+        assert!(metrics.contains(&counted), "{limit} was hit, and is not counted:\n{metrics}");
+    }
     for _ in 0..2 {
         drain_answer(&mut peer).await;
     }

@@ -14,11 +14,11 @@ mod spawned;
 mod support;
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpListener,
     os::{fd::OwnedFd, unix::net::UnixDatagram},
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -306,4 +306,21 @@ async fn no_account_is_left_when_the_node_has_stopped() {
         ledger.usage(None).iter().flat_map(|day| &day.clients).map(|line| line.counts.requests).sum();
     assert_eq!(used, 1, "the answer that was cut off is counted");
     drop((session, answer));
+}
+
+/// What was passed on is judged by where it is, and not by LISTEN_ADDR.
+#[test]
+fn a_socket_that_other_machines_reach_is_not_served_without_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    let (secret, listener) = (fresh_key(), TcpListener::bind("0.0.0.0:0").unwrap());
+    let output = passed_on(dir.path(), &secret, &listener, 1).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("(LISTEN_FDS) is at 0.0.0.0:") && said.contains("INSECURE_BIND=true"), "{said}");
+    let mut allowed = passed_on(dir.path(), &secret, &listener, 1);
+    let mut node = allowed.env("INSECURE_BIND", "true").stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(node.stdout.take().unwrap()).lines();
+    assert!(lines.map_while(Result::ok).any(|line| line.contains("listening")), "with a word it is");
+    node.kill().unwrap();
+    node.wait().unwrap();
 }

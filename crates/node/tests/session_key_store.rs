@@ -102,7 +102,7 @@ impl Bench {
 fn code(refused: &OpenRefused) -> Code {
     match refused {
         OpenRefused::Protocol(fault) => Code::from(&Error::from(*fault)),
-        OpenRefused::Full => Code::NodeBusy,
+        OpenRefused::Full(_) => Code::NodeBusy,
     }
 }
 

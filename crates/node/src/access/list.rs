@@ -19,7 +19,7 @@ pub struct ClientList {
 }
 
 /// Why a file is no list.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
 #[expect(missing_docs, reason = "the message of each says it")]
 pub enum InvalidList {
     #[error("{path} cannot be read: {reason}")]
@@ -113,28 +113,29 @@ impl WatchedList {
     }
 
     /// Reads the file if it has changed since it was judged, and not since the last look. Whether the list changed.
-    pub(super) fn look(&mut self) -> bool {
+    ///
+    /// # Errors
+    /// As [`WatchedList::reload`].
+    pub(super) fn look(&mut self) -> Result<bool, InvalidList> {
         let stamp = Stamp::of(&self.path).ok();
         let at_rest = std::mem::replace(&mut self.seen, stamp) == stamp;
-        at_rest && stamp != self.judged && self.reload()
+        if at_rest && stamp != self.judged { self.reload() } else { Ok(false) }
     }
 
-    /// Reads the file. Where that fails the list stays what it was, and the operator hears of it. Whether it changed.
-    pub(super) fn reload(&mut self) -> bool {
+    /// Reads the file. Whether the list changed.
+    ///
+    /// # Errors
+    /// [`InvalidList`]; the list stays what it was then.
+    pub(super) fn reload(&mut self) -> Result<bool, InvalidList> {
         // Before reading: what is written after this is seen by the next look.
         self.judged = Stamp::of(&self.path).ok();
-        match read(&self.path) {
-            Ok(list) if list == *self.list => false,
-            Ok(list) => {
-                tracing::info!(file = %self.path.display(), clients = list.len(), "list of clients read");
-                self.list = Arc::new(list);
-                true
-            }
-            Err(error) => {
-                tracing::warn!("the list of clients stays as it was: {error}");
-                false
-            }
+        let list = read(&self.path)?;
+        let changed = list != *self.list;
+        if changed {
+            tracing::info!(file = %self.path.display(), clients = list.len(), "list of clients read");
+            self.list = Arc::new(list);
         }
+        Ok(changed)
     }
 }
 
@@ -142,7 +143,9 @@ fn read(path: &Path) -> Result<ClientList, InvalidList> {
     let shown = || path.display().to_string();
     let text = fs::read_to_string(path)
         .map_err(|error| InvalidList::Unreadable { path: shown(), reason: error.to_string() })?;
-    ClientList::read(&text).map_err(|line| InvalidList::Line { path: shown(), line })
+    // Some editors begin a file with a mark that nobody sees.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    ClientList::read(text).map_err(|line| InvalidList::Line { path: shown(), line })
 }
 
 #[cfg(test)]
@@ -192,12 +195,12 @@ mod tests {
     #[test]
     fn a_file_is_read_again_once_it_changes_no_more() {
         let (_folder, mut watched) = written("");
-        assert!(!watched.look());
+        assert_eq!(watched.look(), Ok(false));
         fs::write(&watched.path, ADDRESS).unwrap();
-        assert!(!watched.look(), "it may still be written to");
-        assert!(watched.look());
+        assert_eq!(watched.look(), Ok(false), "it may still be written to");
+        assert_eq!(watched.look(), Ok(true));
         assert!(watched.list().has_address(&ADDRESS.parse().unwrap()));
-        assert!(!watched.look(), "once");
+        assert_eq!(watched.look(), Ok(false), "once");
     }
 
     #[test]
@@ -211,8 +214,8 @@ mod tests {
             fs::FileTimes::new().set_modified(fs::metadata(&watched.path).unwrap().modified().unwrap());
         fs::File::options().write(true).open(&other).unwrap().set_times(times).unwrap();
         fs::rename(&other, &watched.path).unwrap();
-        watched.look();
-        assert!(watched.look());
+        watched.look().unwrap();
+        assert_eq!(watched.look(), Ok(true));
         assert!(watched.list().has_address(&padded.parse().unwrap()));
     }
 
@@ -226,11 +229,14 @@ mod tests {
             } else {
                 fs::write(&watched.path, wrong).unwrap();
             }
-            assert!(!watched.look() && !watched.look() && !watched.reload());
+            assert_eq!(watched.look(), Ok(false));
+            assert!(watched.look().is_err(), "told once it is at rest");
+            assert_eq!(watched.look(), Ok(false), "and once");
+            assert!(watched.reload().is_err(), "and to who asks");
             assert!(is_listed(&watched));
         }
         fs::write(&watched.path, "# nobody\n").unwrap();
-        assert!(watched.reload());
+        assert_eq!(watched.reload(), Ok(true));
         assert!(!is_listed(&watched));
     }
 }

@@ -42,6 +42,8 @@ pub enum AdminError {
     Late,
     #[error("the node refuses: {0}")]
     Refused(String),
+    #[error("not everything was read again; what was before goes on:\n{0}")]
+    NotReloaded(String),
 }
 
 /// How an answer is shown.
@@ -80,12 +82,14 @@ pub async fn ask(socket: Option<&Path>, request: AdminRequest, shown: Shown) -> 
         }
         (AdminAnswer::Reloaded(all), _) if all.is_empty() => "there is nothing to read again".to_owned(),
         (AdminAnswer::Reloaded(all), _) => {
+            let whole = all.iter().all(|one| one.ok);
             let row = |ok: bool| if ok { "read again" } else { "NOT read again" };
-            table(
-                &all.into_iter()
-                    .map(|one| vec![one.what, row(one.ok).to_owned(), one.message])
-                    .collect::<Vec<_>>(),
-            )
+            let rows = all.into_iter().map(|one| vec![one.what, row(one.ok).to_owned(), one.message]);
+            let told = table(&rows.collect::<Vec<_>>());
+            if !whole {
+                return Err(AdminError::NotReloaded(told));
+            }
+            told
         }
     })
 }

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     answer::Outgoing,
     ledger::EndReason,
-    limits::{Hit, Party, Share},
+    limits::{Hit, Limit, Party, Share},
     metrics,
     node::{self, Node},
 };
@@ -309,7 +309,7 @@ impl Link {
         let session = Arc::new(Session::new(sid, client, static_key, numbers, party, most));
         session.conversation().occupy(Some(room));
         if !node.channels.open(&session) {
-            return Err(Code::NodeBusy.into());
+            return Err(Hit::room(Limit::Sessions));
         }
         node.ledger.open(&session.account);
         // The lists may have changed since they were asked.
@@ -419,7 +419,7 @@ fn act(node: &Arc<Node>, session: &Arc<Session>, epoch: u64, led: FromClient) ->
         FromClient::Request(request, body) => {
             let begun = place(node, session, body.len()).and_then(|place| {
                 let begun = session.begin(epoch, request, node.channels.limits().max_requests);
-                begun.map(|cancel| (cancel, place)).ok_or(Code::NodeBusy.into())
+                begun.map(|cancel| (cancel, place)).ok_or_else(|| Hit::room(Limit::QueuedMessages))
             });
             metrics::message(begun.as_ref().err().map(|hit| hit.code));
             match begun {
@@ -457,7 +457,7 @@ fn place(node: &Node, session: &Session, bytes: usize) -> Result<(Share<Party>, 
     let of_client = node.limits.request(session.party)?;
     let kibibytes = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
     let of_all = Arc::clone(&node.queued_kibibytes).try_acquire_many_owned(kibibytes);
-    Ok((of_client, of_all.map_err(|_| Code::NodeBusy)?))
+    Ok((of_client, of_all.map_err(|_| Hit::room(Limit::QueuedMemory))?))
 }
 
 /// Refuses a request. A client that acknowledges nothing is told that once more, and then nothing.

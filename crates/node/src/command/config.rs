@@ -1,14 +1,18 @@
 //! The settings, in their operator's hands.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    path::{Path, absolute},
+};
 
+use anyhow::Context as _;
 use clap::Subcommand;
 use serde::Serialize;
 
 use super::Call;
 use crate::{
     config::{Config, HOST_PRIVATE_KEY, KeySources, Origin, Setting},
-    crypto,
+    crypto, logging,
     tls::Tls,
 };
 
@@ -50,8 +54,22 @@ impl ConfigCommand {
 }
 
 fn check(out: &mut impl Write, config: &Config, sources: &KeySources) -> anyhow::Result<()> {
+    logging::check(config).context("RUST_LOG cannot be read")?;
     crypto::load_keys(sources, config)?;
     config.tls.as_ref().map(Tls::load).transpose()?;
+    let folders =
+        [("ADMIN_SOCKET", config.admin_socket.as_deref()), ("USAGE_DIR", config.usage_dir.as_deref())];
+    for (setting, path) in folders.into_iter().filter_map(|(setting, path)| Some((setting, path?))) {
+        // systemd makes its own folders at the start.
+        let folder = absolute(path)?.parent().map(Path::to_owned).unwrap_or_default();
+        if !folder.is_dir() {
+            writeln!(
+                io::stderr(),
+                "warning: {setting}: {} is not there: make it before the start",
+                folder.display()
+            )?;
+        }
+    }
     Ok(writeln!(out, "the settings are in order")?)
 }
 

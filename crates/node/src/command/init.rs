@@ -72,12 +72,7 @@ impl InitCommand {
     /// # Errors
     /// What is in the way.
     pub fn run(self, call: &Call) -> anyhow::Result<()> {
-        if let Some((_, origin)) = &call.key {
-            bail!(
-                "HOST_PRIVATE_KEY is set already ({origin}), and a service does not see it: put that key into a file with \
-                 `keys import --from - --to FILE`, name the file with --host-private-key-file, and unset HOST_PRIVATE_KEY"
-            );
-        }
+        refuse_other_keys(call)?;
         let layout = self.layout()?;
         let typed: Vec<&Setting> =
             call.settings.all.iter().filter(|setting| setting.origin == Origin::Flag).collect();
@@ -151,6 +146,28 @@ impl InitCommand {
     }
 }
 
+/// A key that the call would find and the service would not: the node would be somebody else.
+fn refuse_other_keys(call: &Call) -> anyhow::Result<()> {
+    if let Some((_, origin)) = &call.key {
+        bail!(
+            "HOST_PRIVATE_KEY is set already ({origin}), and a service does not see it: put that key into a file with \
+             `keys import --from - --to FILE`, name the file with --host-private-key-file, and unset HOST_PRIVATE_KEY"
+        );
+    }
+    let elsewhere = call.settings.all.iter().find(|setting| {
+        KEY_SETTINGS.contains(&setting.name.as_str())
+            && !matches!(setting.origin, Origin::Flag | Origin::Default)
+    });
+    if let Some(Setting { name, origin, .. }) = elsewhere {
+        bail!(
+            "{name} says where a key is already ({origin}), and a service does not see that: give it as a flag before `init`, or \
+             unset it to have another key made",
+            name = name.to_uppercase()
+        );
+    }
+    Ok(())
+}
+
 /// What `init` sets where no flag does.
 fn own_settings(layout: &Layout) -> Vec<(String, Value)> {
     let path = |path: &Path| Value::String(path.display().to_string());
@@ -191,6 +208,11 @@ fn file_text(all: &[Setting], own: &[(String, Value)]) -> String {
 
 fn as_toml(setting: &Setting) -> Value {
     let typed = setting.expose().unwrap_or_default();
+    if setting.is_path && setting.origin == Origin::Flag {
+        // A service runs in another folder.
+        let path = absolute(typed).unwrap_or_else(|_| typed.into());
+        return Value::String(path.display().to_string());
+    }
     if setting.list {
         return Value::Array(typed.split(',').map(|one| Value::String(one.trim().to_owned())).collect());
     }
@@ -223,19 +245,26 @@ fn in_unit(path: &Path) -> String {
     text
 }
 
+/// A path as a shell reads it.
+fn in_shell(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
 /// Files that were made, and are taken away again unless all of them could be.
 #[derive(Default)]
 struct Made(Vec<PathBuf>);
 
 impl Made {
-    fn file(&mut self, path: &Path, text: &str) -> anyhow::Result<()> {
+    fn file(&mut self, path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
         let folder = path.parent().unwrap_or(Path::new("/"));
         DirBuilder::new()
             .recursive(true)
             .mode(0o755)
             .create(folder)
             .with_context(|| folder.display().to_string())?;
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path);
+        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
         let mut file = file.map_err(|error| {
             let path = path.display();
             if error.kind() == io::ErrorKind::AlreadyExists {
@@ -271,9 +300,14 @@ fn write_all(
     text: &str,
     to: Option<&To>,
 ) -> anyhow::Result<Option<Box<dyn fabstir_custody::KeyCustody>>> {
-    made.file(&layout.config, text)?;
+    // A command or an address in it may hold what is nobody's business.
+    made.file(&layout.config, text, if layout.user.is_some() { 0o640 } else { 0o600 })?;
+    if let Some(user) = &layout.user {
+        chown(&layout.config, None, Some(user.gid.as_raw()))
+            .with_context(|| layout.config.display().to_string())?;
+    }
     read_back(&layout.config)?;
-    made.file(&layout.unit, &unit_text(layout)?)?;
+    made.file(&layout.unit, &unit_text(layout)?, 0o644)?;
     let Some(to) = to else { return Ok(None) };
     if let (Some(user), Some(folder)) = (&layout.user, to.new_folder()) {
         // Whoever runs as this user may rotate the key, and what root puts there is this user's too.
@@ -311,8 +345,8 @@ fn say(layout: &Layout, key: Option<&dyn fabstir_custody::KeyCustody>) -> anyhow
         None => ("systemctl --user", String::new()),
     };
     writeln!(out, "Next:")?;
-    writeln!(out, "  export CONFIG_FILE={}", layout.config.display())?;
-    writeln!(out, "  {sudo}fabstir-llm-node --config-file $CONFIG_FILE config check")?;
+    writeln!(out, "  export CONFIG_FILE={}", in_shell(&layout.config))?;
+    writeln!(out, "  {sudo}fabstir-llm-node --config-file \"$CONFIG_FILE\" config check")?;
     Ok(writeln!(out, "  {systemctl} daemon-reload && {systemctl} enable --now fabstir-llm-node")?)
 }
 
@@ -376,6 +410,8 @@ mod tests {
     fn a_path_is_written_as_systemd_reads_it() {
         assert_eq!(in_unit(Path::new("/usr/bin/node")), "/usr/bin/node");
         assert_eq!(in_unit(Path::new("/a b/50%\"")), "\"/a b/50%%\\\"\"");
+        assert_eq!(in_shell(Path::new("/etc/fabstir/node.toml")), "/etc/fabstir/node.toml");
+        assert_eq!(in_shell(Path::new("/it's here")), "'/it'\\''s here'");
     }
 
     #[test]
@@ -383,13 +419,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deeper/file");
         let mut made = Made::default();
-        made.file(&path, "x").unwrap();
-        let again = made.file(&path, "y").unwrap_err().to_string();
+        made.file(&path, "x", 0o644).unwrap();
+        let again = made.file(&path, "y", 0o644).unwrap_err().to_string();
         assert!(again.contains("is there already"), "{again}");
         drop(made);
         assert!(!path.exists());
         let mut made = Made::default();
-        made.file(&path, "x").unwrap();
+        made.file(&path, "x", 0o644).unwrap();
         made.keep();
         assert_eq!(fs::read_to_string(&path).unwrap(), "x");
     }

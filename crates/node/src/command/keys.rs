@@ -12,13 +12,13 @@ use fabstir_custody::{
     Cost, KeyCustody, KeySource, LockedKey, Password, Pin, Pkcs11Uri, Secret, Token, TokenKey, is_keystore,
     open_keystore, read_secret_file, replace_secret_file, write_keystore, write_secret_file,
 };
-use fabstir_protocol::{identity::PrivateKey, v2::NodeKeyRotation};
+use fabstir_protocol::{ethereum::Address, identity::PrivateKey, v2::NodeKeyRotation};
 use rand_core::Rng as _;
 use zeroize::Zeroizing;
 
 use crate::{
     config::{Config, KeySources},
-    node,
+    crypto, node,
 };
 
 /// What is done with the key.
@@ -58,6 +58,9 @@ pub enum KeysCommand {
         /// A file with that keystore's password; without one it is asked for, twice
         #[arg(long, value_name = "FILE", requires = "keystore")]
         password_file: Option<PathBuf>,
+        /// Although the key was rotated a short time ago: who pins the one before that is refused from now on
+        #[arg(long)]
+        force: bool,
     },
     /// Copy the key into a keystore under a password, and open that to be sure
     Backup {
@@ -118,9 +121,12 @@ impl KeysCommand {
                 describe(&mut out, "key", to.put(&secret)?.as_ref())
             }
             Self::Show => show(&mut out, sources),
-            Self::Rotate { to, statement, keystore, password_file } => {
+            Self::Rotate { to, statement, keystore, password_file, force } => {
                 let to = to.map(|to| To { to, keystore, password_file });
-                rotate(&mut out, config, sources, to, statement)
+                let may_follow = |current: Address| {
+                    if force { Ok(()) } else { refuse_in_overlap(config, sources, current) }
+                };
+                rotate(&mut out, config, sources, (to, statement), may_follow)
             }
             Self::Backup { to, password_file } => back_up(&mut out, sources, &to, password_file),
         }
@@ -282,13 +288,13 @@ fn rotate(
     out: &mut impl Write,
     config: &Config,
     sources: &KeySources,
-    to: Option<To>,
-    statement: Option<PathBuf>,
+    (to, statement): (Option<To>, Option<PathBuf>),
+    may_follow: impl Fn(Address) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let source = sources.current.as_ref().context("no key is set: see HOST_PRIVATE_KEY in --help")?;
     let chain_id = config.chain_id.unwrap_or(0);
     match (to, &sources.file) {
-        (None, Some(file)) => in_place(out, (source, file), chain_id, statement),
+        (None, Some(file)) => in_place(out, (source, file), chain_id, statement, may_follow),
         (None, None) => bail!(
             "the key is {}: name with --to where the next one is to be made, a file or pkcs11:...",
             source.describe()
@@ -300,7 +306,9 @@ fn rotate(
             });
             let statement =
                 statement.context("name with --statement where to write what the current key says")?;
-            let (current, next) = (source.load()?, to.make()?);
+            let current = source.load()?;
+            may_follow(current.address())?;
+            let next = to.make()?;
             write_statement(&statement, current.as_ref(), next.as_ref(), chain_id)?;
             describe(out, "next key", next.as_ref())?;
             writeln!(out, "statement   {}", statement.display())?;
@@ -314,17 +322,39 @@ fn rotate(
     }
 }
 
+/// Two identities are served side by side, and no third: a rotation within the overlap would end the first one early.
+fn refuse_in_overlap(config: &Config, sources: &KeySources, current: Address) -> anyhow::Result<()> {
+    let (Some(_), Some(statement)) = (&sources.previous, &sources.rotation) else { return Ok(()) };
+    let rotation = crypto::read_rotation(statement)?.rotation();
+    let left = rotation.not_before.saturating_add(config.key_overlap.as_secs()).saturating_sub(unix_now()?);
+    // One that was begun and not finished is of another key.
+    if left > 0 && current == rotation.to {
+        bail!(
+            "the key was rotated less than KEY_OVERLAP_SECONDS ago: for {left} seconds {} is served beside it, and clients that \
+             pin that one would be refused from now on; rotate after that, or with --force",
+            rotation.from.to_checksum()
+        );
+    }
+    Ok(())
+}
+
+fn unix_now() -> anyhow::Result<u64> {
+    Ok(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs())
+}
+
 /// The next key takes the place of the current one, which is kept beside it for the overlap.
 fn in_place(
     out: &mut impl Write,
     (source, file): (&KeySource, &Path),
     chain_id: u64,
     statement: Option<PathBuf>,
+    may_follow: impl Fn(Address) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let (previous, secret) = (with_ending(file, ".previous"), fresh());
     let statement = statement.unwrap_or_else(|| with_ending(file, ".rotation"));
     let before = read_secret_file(file)?;
     let (current, text) = beginning(source, &before, &secret)?;
+    may_follow(current.address())?;
     let next = LockedKey::new(&secret)?;
     // In this order, so that at no moment a key is lost: a rotation that stops half-way is none.
     replace_secret_file(&previous, before.as_bytes())?;
@@ -366,8 +396,7 @@ fn write_statement(
     next: &dyn KeyCustody,
     chain_id: u64,
 ) -> anyhow::Result<()> {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
-    let rotation = NodeKeyRotation { from: current.address(), to: next.address(), not_before: now };
+    let rotation = NodeKeyRotation { from: current.address(), to: next.address(), not_before: unix_now()? };
     let signature = current.sign(&rotation.digest(chain_id))?;
     let text = serde_json::to_string(&rotation.with_signature(signature))?;
     Ok(replace_secret_file(path, text.as_bytes())?)

@@ -30,6 +30,10 @@ impl Args {
             ("ALLOW_PLAINTEXT", self.allow_plaintext, "MIN_PROTOCOL=2", self.min_protocol > 1),
         ];
         refuse_both(&pairs)?;
+        let (listen, metrics) = (self.listen_addr, self.operation.metrics_listen);
+        if metrics == Some(listen) && listen.port() != 0 {
+            return Err(ConfigError::Contradiction { one: "LISTEN_ADDR", other: "METRICS_LISTEN" });
+        }
         if has_key && self.limits.max_frame_bytes.get() < MAX_FRAME_LEN {
             return Err(ConfigError::FrameBelowRecord { least: MAX_FRAME_LEN });
         }

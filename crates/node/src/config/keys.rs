@@ -111,7 +111,7 @@ impl KeyArgs {
         let rotation = self.key_rotation_file.clone().or_else(|| beside(file.as_deref(), ".rotation"));
         let previous = self.previous()?;
         let credential = credentials.map(|folder| folder.join(CREDENTIAL)).filter(|file| file.exists());
-        let credential = credential.map(|file| ("CREDENTIALS_DIRECTORY", KeySource::File(file)));
+        let credential = credential.map(|file| ("CREDENTIALS_DIRECTORY", KeySource::Credential(file)));
         let (setting, current) = self.current(text)?.or(credential).unzip();
         let setting = setting.unwrap_or(HOST_PRIVATE_KEY);
         Ok(KeySources {

@@ -1,6 +1,7 @@
 //! Every setting, with its value and where that was said.
 
 use std::{
+    any::TypeId,
     ffi::{OsStr, OsString},
     fmt,
     path::{Path, PathBuf},
@@ -53,6 +54,8 @@ pub struct Setting {
     pub placeholder: String,
     /// Whether it takes several values, with commas between.
     pub list: bool,
+    /// Whether its value is the path of a file or a folder.
+    pub is_path: bool,
     typed: Option<String>,
 }
 
@@ -226,6 +229,7 @@ impl Setting {
             help: arg.get_help().map(ToString::to_string).unwrap_or_default(),
             placeholder: placeholder.unwrap_or_default(),
             list: is_list(arg),
+            is_path: arg.get_value_parser().type_id() == TypeId::of::<PathBuf>(),
         }
     }
 
@@ -300,18 +304,25 @@ fn whose_fault(error: clap::Error, program: &OsStr, below: &[Below]) -> clap::Er
 fn redacted(name: &str, value: &str) -> String {
     match name {
         "host_private_key_command" => "(a command, not shown)".to_owned(),
-        "engine_url" => value.split(',').map(without_user).collect::<Vec<_>>().join(","),
+        "engine_url" => value.split(',').map(bare_url).collect::<Vec<_>>().join(","),
         "pkcs11_uri" | "previous_pkcs11_uri" => without_pin(value),
         _ => value.to_owned(),
     }
 }
 
-fn without_user(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+/// A URL without user, password and query.
+fn bare_url(url: &str) -> String {
+    let (url, hidden) = match url.find(['?', '#']) {
+        Some(at) => (url.get(..at).unwrap_or_default(), "?(not shown)"),
+        None => (url, ""),
+    };
+    let Some((scheme, rest)) = url.split_once("://") else { return format!("{url}{hidden}") };
+    let end = rest.find('/').unwrap_or(rest.len());
     match rest.get(..end).and_then(|authority| authority.rsplit_once('@')) {
-        Some((user, _)) => format!("{scheme}://(not shown){}", rest.get(user.len()..).unwrap_or_default()),
-        None => url.to_owned(),
+        Some((user, _)) => {
+            format!("{scheme}://(not shown){}{hidden}", rest.get(user.len()..).unwrap_or_default())
+        }
+        None => format!("{url}{hidden}"),
     }
 }
 
@@ -433,12 +444,12 @@ mod tests {
     #[test]
     fn what_is_secret_in_a_setting_is_not_shown() {
         let place = Place::new(
-            "host_private_key_command = 'curl -H token:s3cret'\nengine_url = ['http://u:s3cret@h:1/p', 'http://g']",
+            "host_private_key_command = 'curl -H token:s3cret'\nengine_url = ['http://u:s3cret@h:1/p', 'http://g/v1?api_key=s3cret']",
         );
         let settings =
             place.read(&["--pkcs11-uri", "pkcs11:token=a?pin-value=s3cret&module-path=/m"], &[], "").unwrap();
         assert!(!format!("{:?}", settings.all).contains("s3cret"));
-        assert_eq!(one(&settings, "engine_url").0, "http://(not shown)@h:1/p,http://g");
+        assert_eq!(one(&settings, "engine_url").0, "http://(not shown)@h:1/p,http://g/v1?(not shown)");
         assert_eq!(one(&settings, "pkcs11_uri").0, "pkcs11:token=a?pin-value=(not shown)&module-path=/m");
     }
 

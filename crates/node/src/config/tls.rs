@@ -137,14 +137,37 @@ pub enum TlsSettingsError {
 /// How often files are looked at: a renewed certificate is a matter of days, and a pin that was taken out of seconds.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Where the node may listen.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Exposure {
+    /// Where this machine alone reaches it: nobody ends TLS.
+    Loopback,
+    /// Anywhere: the node ends TLS, or INSECURE_BIND says that something in front of it does.
+    Anywhere,
+}
+
+impl Exposure {
+    /// Whether `address` is such a place.
+    pub fn admits(self, address: SocketAddr) -> bool {
+        match self {
+            Self::Loopback => address.ip().to_canonical().is_loopback(),
+            Self::Anywhere => true,
+        }
+    }
+}
+
 impl TlsArgs {
+    pub(super) fn exposure(&self) -> Exposure {
+        let tls = self.tls_cert_file.is_some() || !self.acme_domains.is_empty();
+        if tls || self.insecure_bind { Exposure::Anywhere } else { Exposure::Loopback }
+    }
+
     pub(super) fn resolve(self, listen: SocketAddr) -> Result<Option<TlsConfig>, ConfigError> {
         self.refuse_contradictions()?;
-        let min_version = self.tls_min_version;
-        let insecure_bind = self.insecure_bind;
+        let (min_version, exposure) = (self.tls_min_version, self.exposure());
         let clients = self.clients();
         let Some(certificate) = self.certificate()? else {
-            if !insecure_bind && !listen.ip().to_canonical().is_loopback() {
+            if !exposure.admits(listen) {
                 return Err(TlsSettingsError::InsecureBind(listen).into());
             }
             return Ok(None);

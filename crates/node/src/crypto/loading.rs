@@ -118,7 +118,7 @@ pub enum ReloadError {
     Rotation(#[from] RotationError),
 }
 
-fn read_rotation(path: &Path) -> Result<SignedRotation, KeysError> {
+pub(crate) fn read_rotation(path: &Path) -> Result<SignedRotation, KeysError> {
     let fault = |reason: String| KeysError::Rotation { path: path.display().to_string(), reason };
     let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
     serde_json::from_str(&text).map_err(|_| fault("it is no rotation, as `keys rotate` writes it".into()))

@@ -24,6 +24,7 @@ use crate::node::Node;
 pub use channel_keys::{ChannelKey, ChannelKeyTimes, ChannelKeys};
 pub use identities::{Identities, Identity, IdentitySettings, Keys, RotationError, state};
 pub use live_session::{LiveSession, SealedMessage};
+pub(crate) use loading::read_rotation;
 pub use loading::{KeysError, ReloadError, Reloaded, load_keys, reload_keys};
 pub use node_key::{InvalidNodeKey, NodeKey, TestKeys};
 pub(crate) use session_key_store::lock;

@@ -24,6 +24,7 @@ use super::LiveSession;
 use crate::{
     conversation::Conversation,
     ledger::{Account, Client, EndReason, Ledger},
+    limits::Limit,
     node::Clock,
 };
 
@@ -52,7 +53,7 @@ pub enum OpenRefused {
     /// The protocol says no.
     Protocol(OpenFault),
     /// A bound is reached.
-    Full,
+    Full(Limit),
 }
 
 /// What the protocol has against an init that is in itself in order.
@@ -77,7 +78,7 @@ impl From<NotRemembered> for OpenRefused {
     fn from(refused: NotRemembered) -> Self {
         match refused {
             NotRemembered::Replay(replay) => Self::Protocol(OpenFault::Replay(replay)),
-            NotRemembered::Full(_) => Self::Full,
+            NotRemembered::Full(_) => Self::Full(Limit::RememberedInits),
         }
     }
 }
@@ -265,8 +266,11 @@ impl SessionKeyStore {
         }
         let crowded = held.is_none() && on_connection.map_or(0, HashMap::len) >= self.limits.per_connection;
         let record = inner.records.get(&key);
-        if crowded || (record.is_none() && inner.records.len() >= self.limits.sessions) {
-            return Err(OpenRefused::Full);
+        if crowded {
+            return Err(OpenRefused::Full(Limit::SessionsPerConnection));
+        }
+        if record.is_none() && inner.records.len() >= self.limits.sessions {
+            return Err(OpenRefused::Full(Limit::Sessions));
         }
         Ok((key, record.map_or(inner.next_number, |record| record.number)))
     }

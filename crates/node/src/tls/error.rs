@@ -10,8 +10,10 @@ use rustls::server::VerifierBuilderError;
 pub enum TlsError {
     #[error("{setting}: {} cannot be read: {source}", path.display())]
     File { setting: &'static str, path: PathBuf, source: io::Error },
-    #[error("TLS_KEY_FILE can be read by others; run: chmod 600 {}", path.display())]
+    #[error("TLS_KEY_FILE can be read by others, or has another mode than 0600 or 0400; run: chmod 600 {}", path.display())]
     KeyMode { path: PathBuf },
+    #[error("TLS_KEY_FILE: {} is no regular file", path.display())]
+    KeyKind { path: PathBuf },
     #[error("{setting} holds no whole certificate in PEM (-----BEGIN CERTIFICATE-----)")]
     NoCertificate { setting: &'static str },
     #[error("TLS_KEY_FILE holds no whole private key in PEM (RSA, ECDSA or Ed25519, without a password)")]

@@ -22,8 +22,9 @@ pub(super) fn read_private(path: &Path) -> Result<Secret, TlsError> {
         SecretFileError::Io { error: source, .. } => {
             TlsError::File { setting: "TLS_KEY_FILE", path: path.into(), source }
         }
-        SecretFileError::Mode { .. } | SecretFileError::Exists { .. } => {
-            TlsError::KeyMode { path: path.into() }
+        SecretFileError::Mode { .. } => TlsError::KeyMode { path: path.into() },
+        SecretFileError::Kind { .. } | SecretFileError::Exists { .. } => {
+            TlsError::KeyKind { path: path.into() }
         }
     })
 }
