@@ -196,7 +196,7 @@ fn a_service_finds_what_the_caller_named_and_nobody_else_reads_its_settings() {
     let dir = home.path().join("my dir");
     fs::write(home.path().join("clients"), "# nobody\n").unwrap();
     let unit = home.path().join("it.service");
-    let mut args = vec!["--allowed-clients-file", "clients"];
+    let mut args = vec!["--allowed-clients-file", "clients", "--usage-dir", "usage"];
     args.extend(init(dir.to_str().unwrap(), &["--unit", unit.to_str().unwrap()]));
     let output = call(home.path(), &[], &args).output().unwrap();
     let (said, wrong) = told(&output);
@@ -207,6 +207,10 @@ fn a_service_finds_what_the_caller_named_and_nobody_else_reads_its_settings() {
     let text = fs::read_to_string(&file).unwrap();
     let absolute = format!("allowed_clients_file = \"{}\"", home.path().join("clients").display());
     assert!(text.contains(&absolute), "{text}");
+    let service = fs::read_to_string(&unit).unwrap();
+    // A service of root's writes nowhere else.
+    let writes = format!("ReadWritePaths=-{}\n", home.path().join("usage").display());
+    assert_eq!(service.contains(&writes), service.contains("ProtectSystem=strict"), "{service}");
     let elsewhere = call(Path::new("/"), &[("CONFIG_FILE", file.to_str().unwrap())], &["config", "check"]);
     let (said, wrong) = told(&{ elsewhere }.output().unwrap());
     assert_eq!(said, "the settings are in order\n", "{wrong}");

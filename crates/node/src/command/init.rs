@@ -52,7 +52,12 @@ struct Layout {
     usage: PathBuf,
     /// Whom a service of root's runs as; `None` is a service of the caller's own.
     user: Option<User>,
+    /// What the flags have the node write to, beside the folders that systemd makes for it.
+    written: Vec<PathBuf>,
 }
+
+/// Settings that say where the node writes: a socket, and folders.
+const WRITTEN: [&str; 3] = ["admin_socket", "usage_dir", "acme_cache_dir"];
 
 /// Settings that say where a key is.
 const KEY_SETTINGS: [&str; 5] = [
@@ -73,7 +78,7 @@ impl InitCommand {
     /// What is in the way.
     pub fn run(self, call: &Call) -> anyhow::Result<()> {
         refuse_other_keys(call)?;
-        let layout = self.layout()?;
+        let layout = self.layout(&call.settings)?;
         let typed: Vec<&Setting> =
             call.settings.all.iter().filter(|setting| setting.origin == Origin::Flag).collect();
         let has_key = typed.iter().any(|setting| KEY_SETTINGS.contains(&setting.name.as_str()));
@@ -90,7 +95,7 @@ impl InitCommand {
         say(&layout, key.as_deref())
     }
 
-    fn layout(&self) -> anyhow::Result<Layout> {
+    fn layout(&self, settings: &Settings) -> anyhow::Result<Layout> {
         let root = rustix::process::geteuid().is_root();
         let folders = BaseDirs::new().context("there is no home folder: name one with --dir, and --unit")?;
         let (folder, units) = if root {
@@ -112,6 +117,7 @@ impl InitCommand {
             },
             usage: if root { "/var/lib/fabstir/usage".into() } else { state.join("usage") },
             user: root.then(|| self.service_user()).transpose()?,
+            written: written(settings)?,
         })
     }
 
@@ -144,6 +150,19 @@ impl InitCommand {
         }
         Ok((To::new(place, self.keystore, password), settings))
     }
+}
+
+fn written(settings: &Settings) -> anyhow::Result<Vec<PathBuf>> {
+    let flags = settings.all.iter().filter(|setting| setting.origin == Origin::Flag);
+    let named = flags.filter(|setting| WRITTEN.contains(&setting.name.as_str()));
+    let mut paths = Vec::new();
+    for setting in named {
+        let path = absolute(setting.expose().unwrap_or_default())?;
+        // A socket is made in its folder.
+        let folder = if setting.name == "admin_socket" { path.parent() } else { Some(path.as_path()) };
+        paths.extend(folder.map(Path::to_owned));
+    }
+    Ok(paths)
 }
 
 /// A key that the call would find and the service would not: the node would be somebody else.
@@ -230,10 +249,14 @@ fn unit_text(layout: &Layout) -> anyhow::Result<String> {
         include_str!("init/user.service")
     };
     let user = layout.user.as_ref().map_or("", |user| &user.name);
+    let written: Vec<String> = layout.written.iter().map(|path| in_unit(path)).collect();
+    // One that is not there yet does not stop the start here: the node says so itself.
+    let written: String = written.iter().map(|path| format!("ReadWritePaths=-{path}\n")).collect();
     Ok(template
         .replace("@EXEC@", &in_unit(&binary))
         .replace("@CONFIG@", &in_unit(&layout.config))
-        .replace("@USER@", user))
+        .replace("@USER@", user)
+        .replace("@WRITTEN@\n", &written))
 }
 
 /// A path as systemd reads one: % begins a specifier, and a space a next word.
@@ -351,82 +374,4 @@ fn say(layout: &Layout, key: Option<&dyn fabstir_custody::KeyCustody>) -> anyhow
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settings(flags: &[&str]) -> Settings {
-        let argv = ["node"].iter().chain(flags).map(std::ffi::OsString::from);
-        Settings::read(argv, &Layers::environment(&|_| None)).unwrap()
-    }
-
-    #[test]
-    fn every_setting_stands_in_the_file_and_it_says_what_the_call_said() {
-        let flags = [
-            "--listen-addr",
-            "0.0.0.0:1",
-            "--allowed-origins",
-            "https://a.example,https://b.example",
-            "--max-sessions",
-            "7",
-            "--default-system-prompt",
-            "say \"yes\"\nor \\ no",
-            "--allow-plaintext",
-        ];
-        let typed = settings(&flags);
-        let own = [
-            ("host_private_key_file".to_owned(), Value::String("/k".into())),
-            ("max_sessions".to_owned(), Value::Integer(1)),
-        ];
-        let text = file_text(&typed.all, &own);
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("node.toml");
-        fs::write(&path, &text).unwrap();
-        let read = settings(&["--config-file", path.to_str().unwrap()]);
-        let told = |settings: &Settings| -> Vec<_> {
-            let set = settings
-                .all
-                .iter()
-                .filter(|setting| setting.origin != Origin::Default && setting.name != "config_file");
-            set.map(|setting| (setting.name.clone(), setting.expose().unwrap().to_owned())).collect()
-        };
-        let mut expected = told(&typed);
-        let at = read.all.iter().position(|setting| setting.name == "host_private_key_file").unwrap();
-        let before = |name: &str| typed.all.iter().position(|setting| setting.name == name).unwrap() < at;
-        let place = expected.iter().filter(|(name, _)| before(name)).count();
-        expected.insert(place, ("host_private_key_file".into(), "/k".into()));
-        assert_eq!(told(&read), expected, "a flag wins over what init would set");
-        // Without their marks the others are settings as well, and the defaults what they are.
-        let all: String = text
-            .lines()
-            .filter_map(|line| line.strip_prefix('#').filter(|line| !line.starts_with(' ')))
-            .map(|line| format!("{line}\n"))
-            .collect();
-        let table: toml::Table = all.parse().unwrap();
-        assert_eq!(table.len() + told(&read).len(), typed.all.len() - 1);
-        assert_eq!(table.get("session_key_ttl_seconds"), Some(&Value::Integer(3600)));
-    }
-
-    #[test]
-    fn a_path_is_written_as_systemd_reads_it() {
-        assert_eq!(in_unit(Path::new("/usr/bin/node")), "/usr/bin/node");
-        assert_eq!(in_unit(Path::new("/a b/50%\"")), "\"/a b/50%%\\\"\"");
-        assert_eq!(in_shell(Path::new("/etc/fabstir/node.toml")), "/etc/fabstir/node.toml");
-        assert_eq!(in_shell(Path::new("/it's here")), "'/it'\\''s here'");
-    }
-
-    #[test]
-    fn what_was_made_is_taken_away_unless_it_is_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("deeper/file");
-        let mut made = Made::default();
-        made.file(&path, "x", 0o644).unwrap();
-        let again = made.file(&path, "y", 0o644).unwrap_err().to_string();
-        assert!(again.contains("is there already"), "{again}");
-        drop(made);
-        assert!(!path.exists());
-        let mut made = Made::default();
-        made.file(&path, "x", 0o644).unwrap();
-        made.keep();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "x");
-    }
-}
+mod tests;
