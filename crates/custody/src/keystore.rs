@@ -65,6 +65,11 @@ pub enum KeystoreError {
     /// The check value is another one.
     #[error("the password is wrong, or the file was changed")]
     Password,
+    /// What it says of itself is not so.
+    #[error(
+        "its `address` is another key's than the one that it holds: take the keystore that was meant, or correct that line"
+    )]
+    Address,
 }
 
 /// What opening a keystore shall cost.
@@ -124,7 +129,13 @@ pub fn open_keystore(text: &[u8], password: &[u8]) -> Result<Zeroizing<[u8; 32]>
     let length = opened.map_err(|_| KeystoreError::Form)?;
     let secret: &[u8; 32] =
         secret.get(..length).and_then(|secret| secret.try_into().ok()).ok_or(KeystoreError::Form)?;
-    PrivateKey::try_from(secret).map_err(|_| KeystoreError::Form)?;
+    let held = PrivateKey::try_from(secret).map_err(|_| KeystoreError::Form)?.address();
+    // Nothing vouches for the line, but whoever looks for a key by its address trusts it.
+    let said =
+        file.address.as_deref().map(|said| said.trim_start_matches("0x")).filter(|said| !said.is_empty());
+    if said.is_some_and(|said| !said.eq_ignore_ascii_case(&const_hex::encode(held.as_bytes()))) {
+        return Err(KeystoreError::Address);
+    }
     Ok(Zeroizing::new(*secret))
 }
 
@@ -233,5 +244,19 @@ mod tests {
             assert_eq!(read(text, "another").unwrap_err(), KeystoreError::Password);
         }
         assert!(!is_keystore(b"0x59c6995e"));
+    }
+
+    #[test]
+    fn a_keystore_that_says_it_holds_another_key_is_refused() {
+        let rng = &mut rand_core::UnwrapErr(getrandom::SysRng);
+        let (text, address) = write_keystore(&[0x5a; 32], b"", Cost::Light, rng).unwrap();
+        let digits = const_hex::encode(address.as_bytes());
+        let saying = |said: &str| read(&text.as_text().unwrap().replace(&digits, said), "");
+        for same in [address.to_checksum(), digits.to_uppercase(), String::new()] {
+            assert!(saying(&same).is_ok(), "{same}");
+        }
+        for other in ["7".repeat(40), digits.chars().rev().collect(), "0x".to_owned() + &digits[1..]] {
+            assert_eq!(saying(&other).unwrap_err(), KeystoreError::Address, "{other}");
+        }
     }
 }

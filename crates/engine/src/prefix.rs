@@ -125,6 +125,9 @@ pub(crate) struct Costs {
     seconds_a_byte: Option<f64>,
 }
 
+/// Tokens that are computed together at no more cost than fewer of them.
+const GRAIN: usize = 32;
+
 /// How much a new figure counts against the old ones.
 const NEWEST: f64 = 0.2;
 
@@ -135,6 +138,14 @@ impl Costs {
 
     pub(crate) fn copied(&mut self, bytes: usize, took: Duration) {
         blend(&mut self.seconds_a_byte, took, bytes);
+    }
+
+    /// Tokens of a prompt that are computed in `time`, in whole [`GRAIN`]s and no less than one; one where nobody knows yet.
+    pub(crate) fn tokens_in(&self, time: Duration) -> usize {
+        let each = self.seconds_a_token.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let fit = each.and_then(|each| time.as_nanos().checked_div(each.as_nanos()));
+        let fit = fit.map_or(GRAIN, |fit| usize::try_from(fit).unwrap_or(usize::MAX));
+        fit.saturating_sub(fit % GRAIN).max(GRAIN)
     }
 
     /// Whether copying `bytes` is quicker than computing `tokens`. Copying is, as long as nobody knows.
@@ -320,6 +331,21 @@ mod tests {
         let free = [slot(0, None, 0)];
         let dear = place(&free, &cache, &costs, ALICE, &prompt(0..150)).unwrap();
         assert_eq!(dear.found, Found::Nothing);
+    }
+
+    #[test]
+    fn what_fits_into_a_time_is_told_in_whole_grains_by_what_tokens_have_taken() {
+        let fit = |each: Duration| {
+            let mut costs = Costs::default();
+            costs.computed(64, each * 64);
+            costs.tokens_in(Duration::from_millis(240))
+        };
+        assert_eq!(Costs::default().tokens_in(Duration::from_secs(9)), GRAIN, "nobody knows yet");
+        assert_eq!(fit(Duration::from_millis(3)), 64);
+        assert_eq!(fit(Duration::from_micros(2400)), 96);
+        assert_eq!(fit(Duration::from_secs(1)), GRAIN, "no less than one");
+        assert_eq!(fit(Duration::from_nanos(100)), 2_400_000);
+        assert!(fit(Duration::ZERO) >= GRAIN, "a clock that stands still");
     }
 
     #[test]

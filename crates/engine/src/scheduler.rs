@@ -4,7 +4,9 @@
 //! and then, up to the budget, chunks of the prompts that are not through yet: those with least left first, as
 //! that makes the mean time to the first token least (Schrage 1968), but a quarter of the budget goes to who
 //! has waited longest, so that a long prompt neither holds the others up nor is held up for ever. While
-//! answers run, the budget is a quarter of what it is else: they wait for every step. Waiting requests are admitted
+//! answers run, the budget is a quarter of what it is else: they wait for every step. While every place is taken, it is
+//! no more than a limit that its caller gives: a step cannot be broken off, and a place whose client has gone is free
+//! when it ends. Waiting requests are admitted
 //! in turns of their clients, not in order of arrival, so that a client with fifty requests does not keep
 //! another's first one waiting.
 
@@ -71,6 +73,8 @@ struct Place {
 pub(crate) struct Scheduler {
     slots: Vec<Place>,
     prefill_budget: usize,
+    /// Most of it while every place is taken.
+    full_budget: usize,
     uses: u64,
 }
 
@@ -79,6 +83,7 @@ impl Scheduler {
         Self {
             slots: std::iter::repeat_with(Place::default).take(slots).collect(),
             prefill_budget: prefill_budget.max(1),
+            full_budget: usize::MAX,
             uses: 0,
         }
     }
@@ -155,6 +160,11 @@ impl Scheduler {
         to_clear
     }
 
+    /// From here on a step computes no more than `tokens` of prompts while every place is taken.
+    pub(crate) fn limit_when_full(&mut self, tokens: usize) {
+        self.full_budget = tokens.max(1);
+    }
+
     /// The next step. Empty when no sequence can take one.
     pub(crate) fn plan(&mut self, now: Instant) -> Vec<Item> {
         let mut items = Vec::new();
@@ -171,9 +181,7 @@ impl Scheduler {
                 None => prefilling.push(slot),
             }
         }
-        // Running answers stutter by as much as a step takes.
-        let budget =
-            if items.is_empty() { self.prefill_budget } else { self.prefill_budget.div_ceil(BUSY_SHARE) };
+        let budget = self.budget(!items.is_empty());
         let mut left = budget;
         if prefilling.len() > 1
             && let Some(oldest) = prefilling.iter().copied().min_by_key(|slot| self.used(*slot))
@@ -187,6 +195,13 @@ impl Scheduler {
             left = left.saturating_sub(self.plan_prefill(slot, planned, left, &mut items));
         }
         items
+    }
+
+    fn budget(&self, answers_run: bool) -> usize {
+        // Running answers stutter by as much as a step takes.
+        let share = if answers_run { BUSY_SHARE } else { 1 };
+        let is_full = self.slots.iter().all(|place| place.running.is_some());
+        self.prefill_budget.div_ceil(share).min(if is_full { self.full_budget } else { usize::MAX })
     }
 
     fn used(&self, slot: Slot) -> u64 {

@@ -41,7 +41,7 @@ use crate::{
     reload::Reloads,
 };
 use acme::Acme;
-use ends::Ends;
+use ends::{Ends, Near};
 use files::Stamps;
 
 /// How often an operator is reminded of a certificate that is about to end.
@@ -102,6 +102,11 @@ impl Tls {
         }
         *seen = now;
         told(self.read_again());
+    }
+
+    /// When the certificate ends, if that is soon, or was.
+    pub(crate) fn near_end(&self) -> Option<Near> {
+        self.ends.near()
     }
 
     fn read_again(&self) -> Result<(), TlsError> {

@@ -19,8 +19,9 @@ use tokio_tungstenite::{
 /// A WebSocket over whatever the request came in by.
 pub type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
-/// Sockets are many and mostly idle: small buffers make the difference between 6 and 134 KiB each.
-const READ_BUFFER: usize = 1024;
+/// Sockets are many and mostly idle: small buffers make the difference between some and 134 KiB each. What is read into keeps
+/// the size of the largest frame that came, and as much as this.
+const READ_BUFFER: usize = 256;
 const WRITE_BUFFER: usize = 4096;
 
 /// The answer to an upgrade request, and the future that gives the socket once it was sent. `None` where the

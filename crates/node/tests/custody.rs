@@ -240,6 +240,19 @@ fn a_rotation_that_fails_on_the_way_leaves_the_key_where_it_is() {
 }
 
 #[test]
+fn a_link_to_a_key_is_not_replaced_by_the_next_key() {
+    let place = Place::new();
+    let file = place.file("node.key", &const_hex::encode(place.bytes()));
+    let link = format!("{file}.link");
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    let mut rotate = place.command(&[("HOST_PRIVATE_KEY_FILE", &*link)]);
+    rotate.args(["keys", "rotate"]);
+    assert!(refused(rotate).contains("node.key.link is a symbolic link"));
+    assert!(Path::new(&link).is_symlink());
+    assert_eq!(std::fs::read_dir(place.dir.path()).unwrap().count(), 2, "nothing was put beside it");
+}
+
+#[test]
 fn a_rotation_under_a_wrong_password_changes_nothing() {
     let place = Place::new();
     let (text, _) = write_keystore(&place.bytes(), b"correct horse", Cost::Light, &mut rng()).unwrap();

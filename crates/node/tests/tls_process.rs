@@ -98,6 +98,28 @@ fn an_empty_setting_that_asks_for_certificates_stops_the_start() {
     }
 }
 
+#[test]
+fn the_check_of_settings_warns_of_a_certificate_that_has_ended_or_is_about_to() {
+    let authority = Authority::new();
+    let files = Files::of(&authority);
+    let dir = tempfile::tempdir().unwrap();
+    let warned = || {
+        let mut check = node_in(dir.path());
+        check.args(files.flags(&[])).args(["config", "check"]).env("HOST_PRIVATE_KEY", fresh_key());
+        let output = check.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(warned(), "");
+    files.put(&authority.sign_with("localhost", ends_after(3)));
+    assert!(warned().contains("TLS_CERT_FILE: the certificate ends in "), "{}", warned());
+    files.put(&authority.sign_with("localhost", |params| {
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    }));
+    assert!(warned().contains("the certificate has ended, on Jan  1"), "{}", warned());
+}
+
 #[tokio::test]
 async fn the_end_of_the_certificate_is_said_measured_and_warned_about() {
     let authority = Authority::new();

@@ -26,6 +26,10 @@ use crate::{
 /// How long the thread sleeps when every sequence waits for its reader.
 const NAP: Duration = Duration::from_millis(5);
 
+/// How long a step of prompts may take while every place is taken: whoever waits for one gets it a quarter of a second
+/// after its client has gone.
+const LONGEST_STEP: Duration = Duration::from_millis(240);
+
 /// Loads the model, now or when it is asked for, and answers requests until it is told to stop or cannot go on.
 pub(super) fn live(
     supervised: &Supervised,
@@ -325,6 +329,7 @@ impl Worker<'_> {
             Some(InjectedFault::NoRoom) => self.fault = Some(InjectedFault::NoRoom),
             None => {}
         }
+        self.scheduler.limit_when_full(self.costs.tokens_in(LONGEST_STEP));
         let items = self.scheduler.plan(now);
         if items.is_empty() {
             if self.scheduler.running() > 0 && self.embedder.is_idle() {

@@ -131,6 +131,21 @@ fn a_long_prompt_is_cut_into_chunks_and_holds_nobody_up() {
 }
 
 #[test]
+fn steps_are_short_while_every_place_is_taken() {
+    let mut scheduler = Scheduler::new(2, 64);
+    scheduler.limit_when_full(12);
+    let (one, _one) = sequence(vec![1; 200], None);
+    admit(&mut scheduler, one);
+    assert_eq!(step(&mut scheduler).len(), 64, "nobody has to wait for a place");
+    let (two, two_is_read) = sequence(vec![1; 200], None);
+    admit(&mut scheduler, two);
+    assert_eq!(step(&mut scheduler).len(), 12);
+    drop(two_is_read);
+    let gone = scheduler.reap(Duration::from_secs(60), Instant::now());
+    assert_eq!((gone.len(), step(&mut scheduler).len()), (0, 64), "its words stay, its place is free");
+}
+
+#[test]
 fn all_of_the_budget_is_used_and_every_token_is_planned_once() {
     let mut scheduler = Scheduler::new(4, 10);
     let prompts = [25, 3, 14, 8];

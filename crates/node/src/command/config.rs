@@ -56,7 +56,10 @@ impl ConfigCommand {
 fn check(out: &mut impl Write, config: &Config, sources: &KeySources) -> anyhow::Result<()> {
     logging::check(config).context("RUST_LOG cannot be read")?;
     crypto::load_keys(sources, config)?;
-    config.tls.as_ref().map(Tls::load).transpose()?;
+    let tls = config.tls.as_ref().map(Tls::load).transpose()?;
+    if let Some(told) = tls.and_then(|tls| tls.near_end()) {
+        writeln!(io::stderr(), "warning: TLS_CERT_FILE: {told}")?;
+    }
     let folders =
         [("ADMIN_SOCKET", config.admin_socket.as_deref()), ("USAGE_DIR", config.usage_dir.as_deref())];
     for (setting, path) in folders.into_iter().filter_map(|(setting, path)| Some((setting, path?))) {

@@ -39,9 +39,9 @@ pub struct InitCommand {
     /// The service's file; by default where systemd looks for root's or for the user's
     #[arg(long, value_name = "FILE")]
     unit: Option<PathBuf>,
-    /// Whom the service runs as, where root makes it
-    #[arg(long, default_value = "fabstir")]
-    user: String,
+    /// Whom the service runs as, where root makes it; by default fabstir
+    #[arg(long)]
+    user: Option<String>,
 }
 
 /// Whose node it is: what is where, for root's service and for a user's.
@@ -116,15 +116,23 @@ impl InitCommand {
                 runtime().unwrap_or_else(|| folder.join("admin.sock"))
             },
             usage: if root { "/var/lib/fabstir/usage".into() } else { state.join("usage") },
-            user: root.then(|| self.service_user()).transpose()?,
+            user: self.service_user(root)?,
             written: written(settings)?,
         })
     }
 
-    fn service_user(&self) -> anyhow::Result<User> {
-        let found = User::from_name(&self.user).context("the list of users cannot be read")?;
-        found.with_context(|| {
-            let user = &self.user;
+    fn service_user(&self, root: bool) -> anyhow::Result<Option<User>> {
+        if !root {
+            if let Some(user) = &self.user {
+                bail!(
+                    "a service that runs as {user} is root's to make: leave --user out for a service of your own, or run this as root"
+                );
+            }
+            return Ok(None);
+        }
+        let user = self.user.as_deref().unwrap_or("fabstir");
+        let found = User::from_name(user).context("the list of users cannot be read")?;
+        found.map(Some).with_context(|| {
             format!("there is no user {user} for the service to run as; run: useradd --system --shell /usr/sbin/nologin {user}; or name another with --user")
         })
     }

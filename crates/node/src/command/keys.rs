@@ -350,6 +350,13 @@ fn in_place(
     statement: Option<PathBuf>,
     may_follow: impl Fn(Address) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    if file.is_symlink() {
+        bail!(
+            "{0} is a symbolic link, and the next key would take the place of the link: name the file itself in the settings, or make \
+             the next key elsewhere with --to",
+            file.display()
+        );
+    }
     let (previous, secret) = (with_ending(file, ".previous"), fresh());
     let statement = statement.unwrap_or_else(|| with_ending(file, ".rotation"));
     let before = read_secret_file(file)?;

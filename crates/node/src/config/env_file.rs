@@ -8,6 +8,9 @@ use fabstir_custody::Secret;
 
 use super::{ConfigError, HOST_PRIVATE_KEY};
 
+/// What some editors put before UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// What a `.env` file sets.
 #[derive(Default)]
 pub struct EnvFile {
@@ -33,18 +36,27 @@ impl EnvFile {
         let mode = file.metadata().map(|data| data.permissions().mode());
         let text = Secret::read(file).map_err(|_| fault("it cannot be read, or is too large"))?;
         let (mut rest, mut key) = (Vec::new(), None);
-        for line in text.as_bytes().split_inclusive(|&byte| byte == b'\n') {
+        let bytes = text.as_bytes();
+        let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
+        for line in bytes.split_inclusive(|&byte| byte == b'\n') {
             match key_in(line) {
-                Some(value) => key = Some(Secret::from_bytes(value)),
+                Some(value) => {
+                    key = Some(Secret::from_bytes(value));
+                    // The lines behind it keep their numbers.
+                    rest.push(b'\n');
+                }
                 None => rest.extend_from_slice(line),
             }
         }
         if key.is_some() && mode.is_ok_and(|mode| mode & 0o077 != 0) {
             return Err(ConfigError::EnvFileMode { path: path.display().to_string() });
         }
-        // dotenvy's own error quotes the line.
         let settings = dotenvy::from_read_iter(rest.as_slice()).collect::<Result<_, _>>();
-        let settings = settings.map_err(|_| fault("a line is not of the form NAME=value"))?;
+        // dotenvy's own error quotes the line, and does not say which it is.
+        let settings = settings.map_err(|_| {
+            let line = first_broken(&rest);
+            fault(&format!("line {line} is not of the form NAME=value, or ends within quotes"))
+        })?;
         Ok(Self { settings, key })
     }
 
@@ -62,6 +74,16 @@ impl EnvFile {
     pub fn take_key(&mut self) -> Option<Secret> {
         self.key.take()
     }
+}
+
+/// The line after the last one up to which all reads well: quotes may go over lines.
+fn first_broken(text: &[u8]) -> usize {
+    let lines: Vec<&[u8]> = text.split_inclusive(|&byte| byte == b'\n').collect();
+    let reads = |count: &usize| {
+        let beginning = lines.get(..*count).unwrap_or_default().concat();
+        dotenvy::from_read_iter(beginning.as_slice()).all(|setting| setting.is_ok())
+    };
+    (0..lines.len()).rev().find(reads).unwrap_or(0).saturating_add(1)
 }
 
 /// The value of a line that sets the key.
@@ -102,8 +124,26 @@ mod tests {
         assert!(!format!("{file:?}").contains("59c6"));
         assert_eq!(file.take_key().unwrap().as_text(), Some(KEY));
         assert!(file.get(HOST_PRIVATE_KEY).is_none() && file.take_key().is_none());
-        std::fs::write(&path, "Y 1'\n").unwrap();
-        assert!(EnvFile::read(&path).unwrap_err().to_string().contains("NAME=value"));
+        std::fs::write(&path, format!("\u{feff}HOST_PRIVATE_KEY={KEY}\nX=2\n")).unwrap();
+        let mut file = EnvFile::read(&path).unwrap();
+        assert_eq!((file.get("X").as_deref(), file.take_key().unwrap().as_text()), (Some("2"), Some(KEY)));
+    }
+
+    #[test]
+    fn a_broken_line_is_told_by_its_number_and_not_by_its_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".env");
+        let key = format!("HOST_PRIVATE_KEY={KEY}");
+        for (text, line) in [
+            ("API_PASSWORD secret\n".to_owned(), 1),
+            (format!("{key}\n# a word\n\nX=1\nAPI_PASSWORD secret\nY=2"), 5),
+            (format!("X='one\ntwo'\n{key}\nY='one\nsecret\n"), 4),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            let told = EnvFile::read(&path).unwrap_err().to_string();
+            assert!(told.contains(&format!("line {line} ")) && !told.contains("secret"), "{told}");
+        }
     }
 
     #[test]

@@ -38,19 +38,36 @@ const LATE: Duration = Duration::from_secs(5);
 /// How long a peer that did not read is waited for once more.
 const LAST_TRY: Duration = Duration::from_secs(1);
 
-/// Runs one WebSocket to its end.
-pub(crate) async fn serve(node: Arc<Node>, socket: Socket, peer: IpAddr) {
-    let (sink, mut stream) = socket.split();
+/// Runs one WebSocket to its end, and lets go of what it `held` then. Most sockets wait most of the time, each with all of
+/// this future: what is not waiting is boxed, and there only while it runs.
+pub(crate) fn serve(
+    node: Arc<Node>,
+    socket: Socket,
+    peer: IpAddr,
+    held: impl Send,
+) -> impl Future<Output = ()> + Send {
+    // Here, so that the future has no room for what it does not keep.
+    let (sink, stream) = socket.split();
+    run(node, sink, stream, peer, held)
+}
+
+async fn run(node: Arc<Node>, sink: Writer, mut stream: Reader, peer: IpAddr, held: impl Send) {
     let (mut connection, outgoing) = Connection::new(Arc::clone(&node), peer);
     let gone = connection.gone.clone();
     let writer = tokio::spawn(write(Arc::clone(&node), sink, outgoing, gone.clone()));
-    connection.greet().await;
+    Box::pin(connection.greet()).await;
     let why = read(&node, &mut connection, &mut stream).await;
     connection.end().await;
     // The connection's senders are gone, so the writer ends as soon as it has written what was left.
-    let Ok((mut sink, written)) = writer.await else { return };
+    let Ok((sink, written)) = writer.await else { return };
+    Box::pin(close((sink, written), stream, why, node.config.send_timeout)).await;
+    drop(held);
+}
+
+/// Says goodbye in WebSocket's own terms.
+async fn close((mut sink, written): (Writer, Written), stream: Reader, why: End, patience: Duration) {
     let (goodbye, patience) = match written {
-        Written::All => (why.close_frame(), node.config.send_timeout),
+        Written::All => (why.close_frame(), patience),
         // It has had its time. What it is told now it may find when it reads on.
         Written::Stuck => (Some(CloseReason::SlowConsumer.close_frame()), LAST_TRY),
     };
@@ -121,7 +138,7 @@ async fn read(node: &Node, connection: &mut Connection, stream: &mut Reader) -> 
     let mut waits = node.draining.is_cancelled();
     loop {
         if node.draining.is_cancelled() && !waits && !connection.is_busy() {
-            say_goodbye(connection).await;
+            Box::pin(say_goodbye(connection)).await;
             return End::Closed(CloseReason::GoingAway);
         }
         let answers = connection.answers.clone();
@@ -134,11 +151,11 @@ async fn read(node: &Node, connection: &mut Connection, stream: &mut Reader) -> 
                 // The answers are cancelled, and say so.
                 answers.close();
                 let _ = timeout(LAST_TRY, answers.wait()).await;
-                say_goodbye(connection).await;
+                Box::pin(say_goodbye(connection)).await;
                 return End::Closed(CloseReason::GoingAway);
             }
             _ = lists.changed() => {
-                if connection.judge_again().await {
+                if Box::pin(connection.judge_again()).await {
                     return End::Closed(CloseReason::NotAllowed);
                 }
                 continue;
@@ -156,13 +173,13 @@ async fn read(node: &Node, connection: &mut Connection, stream: &mut Reader) -> 
                 patience.hears();
                 waits = false;
                 metrics::received(text.len());
-                connection.receive(text.as_str()).await;
+                Box::pin(connection.receive(text.as_str())).await;
             }
             Ok(Some(Ok(Message::Binary(frame)))) => {
                 patience.hears();
                 waits = false;
                 metrics::received(frame.len());
-                connection.receive_binary(&frame).await;
+                Box::pin(connection.receive_binary(&frame)).await;
             }
             Ok(Some(Ok(Message::Close(_)))) => return End::Left,
             Ok(Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)))) => {}

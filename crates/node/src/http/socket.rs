@@ -32,17 +32,17 @@ pub(super) async fn upgrade(State(shared): State<Shared>, request: Request) -> R
         return (StatusCode::UPGRADE_REQUIRED, advice, "GET /v1/ws is a WebSocket of RFC 6455\n")
             .into_response();
     };
-    shared.tasks.spawn(async move {
+    shared.tasks.clone().spawn(async move {
         match socket.await {
             Ok(socket) => {
                 if let Some(open) = &open {
                     open.becomes_websocket();
                 }
-                connection::serve(shared.node, socket, peer).await;
+                // A task of its own, with room for what a WebSocket needs and for no upgrade.
+                shared.tasks.spawn(connection::serve(shared.node, socket, peer, (open, held)));
             }
             Err(error) => tracing::debug!(%error, "the upgrade did not complete"),
         }
-        drop((open, held));
     });
     response
 }

@@ -26,8 +26,13 @@ pub(super) struct Files(PathBuf);
 impl Files {
     /// The folder `dir`, made where there is none, for this user alone.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        Ok(Self(dir.to_owned()))
+        let files = Self(dir.to_owned());
+        files.make()?;
+        Ok(files)
+    }
+
+    fn make(&self) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)
     }
 
     fn path(&self, day: Date) -> PathBuf {
@@ -48,7 +53,8 @@ impl Files {
 
     /// Adds lines. What could not be written comes back: those lines that are on disk whole are not among it.
     pub(super) fn append(&self, day: Date, lines: Lines) -> (Lines, io::Result<()>) {
-        let mut file = match open(&self.path(day)) {
+        // Somebody may have taken the folder away meanwhile.
+        let mut file = match self.make().and_then(|()| open(&self.path(day))) {
             Ok(file) => file,
             Err(error) => return (lines, Err(error)),
         };
@@ -152,6 +158,16 @@ mod tests {
         assert_eq!(sum(&one), 111);
         assert_eq!(one.read(day()).unwrap()[0], (day(), "0xabc".to_owned(), counts(1)));
         assert!(one.read("2026-11-26".parse().unwrap()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_folder_that_was_taken_away_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::open(&dir.path().join("usage")).unwrap();
+        fs::remove_dir(&files.0).unwrap();
+        assert!(files.append(day(), lines(3)).1.is_ok());
+        assert_eq!(sum(&files), 3);
+        assert_eq!(fs::metadata(&files.0).unwrap().permissions().mode() & 0o777, 0o700);
     }
 
     #[test]

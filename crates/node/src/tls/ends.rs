@@ -1,6 +1,7 @@
 //! When the node's certificate ends: measured, and said before it happens.
 
 use std::{
+    fmt,
     sync::atomic::{AtomicI64, Ordering},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -33,18 +34,40 @@ impl Ends {
         if not_after <= now && now < self.0.load(Ordering::Relaxed) { Err(TlsError::Ended) } else { Ok(()) }
     }
 
-    /// Says so where the end is near, or over.
+    /// Says so in the log where the end is near, or over.
     pub(super) fn warn_if_soon(&self) {
+        let Some(Near { not_after, days }) = self.near() else { return };
+        if days < 0 {
+            tracing::warn!(event = "tls_certificate", %not_after, "the TLS certificate has ended: renew it");
+        } else {
+            tracing::warn!(event = "tls_certificate", %not_after, days, "the TLS certificate ends soon: renew it");
+        }
+    }
+
+    /// When the certificate ends, if that is soon, or was.
+    pub(super) fn near(&self) -> Option<Near> {
         let not_after = self.0.load(Ordering::Relaxed);
         let left = not_after.saturating_sub(unix_now());
-        if not_after == 0 || left > SOON {
-            return;
-        }
-        let days = left.div_euclid(DAY);
-        if left <= 0 {
-            tracing::warn!(event = "tls_certificate", not_after = %date(not_after), "the TLS certificate has ended: renew it");
+        let days = if left <= 0 { -1 } else { left.div_euclid(DAY) };
+        (not_after != 0 && left <= SOON).then(|| Near { not_after: date(not_after), days })
+    }
+}
+
+/// An end that is near.
+#[derive(Debug)]
+pub(crate) struct Near {
+    not_after: String,
+    /// Whole days that are left, below 0 when it is over.
+    days: i64,
+}
+
+impl fmt::Display for Near {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { not_after, days } = self;
+        if *days < 0 {
+            write!(f, "the certificate has ended, on {not_after}: clients refuse it; renew it")
         } else {
-            tracing::warn!(event = "tls_certificate", not_after = %date(not_after), days, "the TLS certificate ends soon: renew it");
+            write!(f, "the certificate ends in {days} days, on {not_after}: renew it")
         }
     }
 }

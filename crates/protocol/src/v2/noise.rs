@@ -68,10 +68,10 @@ pub(crate) enum Role {
     Responder,
 }
 
-/// Section 5.1. A counter and a key; the key is wiped on drop.
+/// Section 5.1. A counter and a key; the key is wiped on drop. AWS-LC's context of a key takes twenty times the room of the
+/// key, and most channels are silent most of the time: it is made for each record, and freed after it.
 pub(crate) struct CipherState {
     key: Secret,
-    cipher: Option<LessSafeKey>,
     n: u64,
 }
 
@@ -80,8 +80,11 @@ impl CipherState {
     const REKEY_NONCE: u64 = u64::MAX;
 
     fn new(key: Secret) -> Self {
-        let cipher = UnboundKey::new(&CHACHA20_POLY1305, key.as_slice()).ok().map(LessSafeKey::new);
-        Self { key, cipher, n: 0 }
+        Self { key, n: 0 }
+    }
+
+    fn cipher(&self) -> Option<LessSafeKey> {
+        UnboundKey::new(&CHACHA20_POLY1305, self.key.as_slice()).ok().map(LessSafeKey::new)
     }
 
     /// A state that starts at `n`, for the vectors and for tests of the limits.
@@ -113,7 +116,7 @@ impl CipherState {
     }
 
     fn seal_at(&self, n: u64, aad: &[u8], bytes: &mut [u8]) -> Result<[u8; TAG_LEN], SealError> {
-        let cipher = self.cipher.as_ref().filter(|_| n != Self::REKEY_NONCE).ok_or(SealError)?;
+        let cipher = self.cipher().filter(|_| n != Self::REKEY_NONCE).ok_or(SealError)?;
         let tag = cipher.seal_in_place_separate_tag(Self::nonce(n), aead::Aad::from(aad), bytes);
         tag.ok().and_then(|tag| tag.as_ref().try_into().ok()).ok_or(SealError)
     }
@@ -121,7 +124,7 @@ impl CipherState {
     /// Opens ciphertext and tag. On failure nothing changes.
     pub(crate) fn open(&mut self, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
         let (ciphertext, tag) = sealed.split_last_chunk::<TAG_LEN>().ok_or(OpenError)?;
-        let cipher = self.cipher.as_ref().filter(|_| self.n != Self::REKEY_NONCE).ok_or(OpenError)?;
+        let cipher = self.cipher().filter(|_| self.n != Self::REKEY_NONCE).ok_or(OpenError)?;
         let mut bytes = Zeroizing::new(vec![0; ciphertext.len()]);
         let nonce = Self::nonce(self.n);
         let opened = cipher.open_separate_gather(nonce, aead::Aad::from(aad), ciphertext, tag, &mut bytes);
@@ -133,7 +136,7 @@ impl CipherState {
     /// REKEY of section 4.2: the key becomes what it makes of 32 zeros under the last nonce. The counter stays.
     pub(crate) fn rekey(&mut self) -> Result<(), SealError> {
         let mut next = Secret::zero();
-        let cipher = self.cipher.as_ref().ok_or(SealError)?;
+        let cipher = self.cipher().ok_or(SealError)?;
         let nonce = Self::nonce(Self::REKEY_NONCE);
         let _tag = cipher
             .seal_in_place_separate_tag(nonce, aead::Aad::empty(), next.as_mut())

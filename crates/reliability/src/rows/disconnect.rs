@@ -25,9 +25,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// After how long a lost connection of version 2 ends what it was asked.
 const GRACE: f64 = 15_000.0;
 
-/// Tokens of a prompt in one step, so that a step takes no longer than a place may.
-const CHUNK: &str = "32";
-
 /// Where an answer is when its client leaves.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Phase {
@@ -107,7 +104,7 @@ async fn with_model(context: &Context) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
     let mut rng = StdRng::seed_from_u64(1);
     // A step cannot be broken off: who leaves in prefill is gone once the step that runs has ended.
-    let node = context.real(&[("MAX_SEQUENCES", "1"), ("PREFILL_CHUNK", CHUNK)]).await?;
+    let node = context.real(&[("MAX_SEQUENCES", "1")]).await?;
     for phase in [Phase::Decode, Phase::Prefill, Phase::LastToken, Phase::Waiting] {
         let goal = Goal::AtMost(context.form.time(phase.goal()));
         leave_in(context, &node, phase, goal, &mut rng, &mut outcome).await?;
@@ -115,13 +112,6 @@ async fn with_model(context: &Context) -> anyhow::Result<Outcome> {
     let stays = stays(&node).await?;
     outcome.control("a client that stays holds its place: 'free at once' is not said of it", stays);
     node.stop().await?;
-    outcome.note(format!("PREFILL_CHUNK={CHUNK} above."));
-    if context.form == Form::Long {
-        let node = context.real(&[("MAX_SEQUENCES", "1")]).await?;
-        outcome.note("The last of the prefill figures is with PREFILL_CHUNK as it is by default.");
-        leave_in(context, &node, Phase::Prefill, Goal::Said, &mut rng, &mut outcome).await?;
-        node.stop().await?;
-    }
     Ok(outcome)
 }
 

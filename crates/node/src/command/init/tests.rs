@@ -77,3 +77,24 @@ fn what_was_made_is_taken_away_unless_it_is_kept() {
     made.keep();
     assert_eq!(fs::read_to_string(&path).unwrap(), "x");
 }
+
+#[test]
+fn whom_a_service_runs_as_is_roots_to_say() {
+    #[derive(clap::Parser)]
+    struct Typed {
+        #[command(flatten)]
+        init: InitCommand,
+    }
+    let named = |flags: &[&str], root| {
+        let typed: Typed = clap::Parser::parse_from([&["init"], flags].concat());
+        typed
+            .init
+            .service_user(root)
+            .map(|user| user.map(|user| user.name))
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(named(&["--user", "daemon"], true), Ok(Some("daemon".to_owned())));
+    assert_eq!(named(&[], false), Ok(None));
+    assert!(named(&["--user", "daemon"], false).unwrap_err().contains("is root's to make"));
+    assert!(named(&["--user", "nobody-of-that-name"], true).unwrap_err().contains("useradd"));
+}
