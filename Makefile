@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 RUN = . scripts/env.sh &&
 
-.PHONY: help demo run test bootstrap page fetch-model model build check fmt defences vectors documents fuzz audit bench reliability test-upstream test-ray test-acme test-haproxy test-operating mutants
+.PHONY: help demo run test bootstrap page fetch-model model build check fmt defences vectors documents fuzz audit bench reliability test-upstream test-ray test-acme test-haproxy test-operating mutants coverage
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -74,6 +74,10 @@ test-haproxy: bootstrap ## the node behind Debian's haproxy, which names its cli
 
 test-operating: bootstrap ## docs/operating.md from an empty server, as pasted
 	@$(RUN) scripts/test-operating.sh
+
+coverage: ## which lines the tests run: docs/coverage.md
+	@WITH_COVERAGE=1 scripts/bootstrap.sh
+	@$(RUN) scripts/coverage.sh
 
 mutants: bootstrap ## change the protocol in one place at a time and see its tests fail; hours, or PART=3/40
 	@$(RUN) scripts/mutants.sh

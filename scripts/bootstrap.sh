@@ -39,6 +39,11 @@ has ccache || packages+=(ccache)
 [ -z "${WITH_PEBBLE:-}" ] || has pebble || packages+=(pebble)
 # A proxy that passes TCP on, for scripts/test-haproxy.sh alone.
 [ -z "${WITH_HAPROXY:-}" ] || has haproxy || packages+=(haproxy)
+# What reads rustc's profiles, for scripts/coverage.sh alone: of the LLVM that rustc is built on.
+if [ -n "${WITH_COVERAGE:-}" ] && has rustc; then
+    llvm=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
+    [ -x "/usr/lib/llvm-$llvm/bin/llvm-cov" ] || packages+=("llvm-$llvm")
+fi
 # Clocks that jump (scripts/reliability.sh).
 compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" >/dev/null || packages+=(faketime)
 
