@@ -28,7 +28,7 @@ const NAP: Duration = Duration::from_millis(5);
 
 /// How long a step of prompts may take while every place is taken: whoever waits for one gets it a quarter of a second
 /// after its client has gone.
-const LONGEST_STEP: Duration = Duration::from_millis(240);
+const LONGEST_STEP: Duration = Duration::from_millis(200);
 
 /// Loads the model, now or when it is asked for, and answers requests until it is told to stop or cannot go on.
 pub(super) fn live(

@@ -11,14 +11,17 @@ use fabstir_protocol::{
     ethereum::Address,
     identity::PublicKey,
     seal::OpenError,
-    v2::{
-        Fault as WireFault, Flags, FromClient, Goodbye, Received, Record, RecordType, Requests, Shape, Sid,
-        Welcome, encode,
-    },
+    v2::{Fault as WireFault, Flags, FromClient, Received, Record, RecordType, Requests, Shape, Sid, encode},
 };
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use zeroize::Zeroizing;
+
+mod answers;
+mod sending;
+
+pub(super) use sending::{Next, Outbound};
+
+use sending::Control;
 
 use super::answer::{Answer, Piece};
 use crate::{
@@ -30,15 +33,8 @@ use crate::{
     limits::{Hit, Party, milliseconds},
 };
 
-/// Words are put together for so long once the first are out.
-const TICK: Duration = Duration::from_millis(40);
-/// Unsent bytes of an answer beyond which its making waits for the socket.
-const UNSENT: usize = 256 << 10;
 /// Bytes of one session's answers that are kept, sent or not.
 const KEPT: usize = 1 << 20;
-
-/// Answers that a client may leave unacknowledged, for each request that it may have open.
-const UNACKNOWLEDGED: usize = 8;
 
 /// Who opened a session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -66,35 +62,6 @@ impl From<Client> for ledger::Client {
             Client::Anonymous => Self::Anonymous,
         }
     }
-}
-
-/// What is sent beside answers.
-#[derive(Debug)]
-struct Control {
-    kind: RecordType,
-    flags: Flags,
-    body: Zeroizing<Vec<u8>>,
-}
-
-/// The next record to seal.
-#[derive(Debug)]
-pub(super) struct Outbound {
-    pub(super) kind: RecordType,
-    pub(super) flags: Flags,
-    pub(super) request: u32,
-    pub(super) index: u32,
-    pub(super) body: Zeroizing<Vec<u8>>,
-}
-
-/// What a pump is to do.
-pub(super) enum Next {
-    Send(Outbound),
-    /// Nothing before this moment.
-    At(Instant),
-    /// Nothing before somebody wakes it.
-    Wait,
-    /// Another connection has the session, or it is over.
-    Over,
 }
 
 #[derive(Debug)]
@@ -323,189 +290,6 @@ impl Session {
         inner.last_active = Instant::now();
         let led = inner.requests.take(record)?;
         Ok((led, inner.requests.unfinished_bytes()))
-    }
-
-    /// Begins an answer; `None` where `most` are begun already, or the session has another connection by now, whose
-    /// client sends the request again.
-    pub(super) fn begin(&self, epoch: u64, request: u32, most: usize) -> Option<CancellationToken> {
-        let mut inner = lock(&self.inner);
-        if inner.epoch != epoch || self.is_barred() {
-            return None;
-        }
-        let running = inner.answers.values().filter(|answer| !answer.ended).count();
-        if running >= most || inner.answers.len() >= most.saturating_mul(UNACKNOWLEDGED) {
-            return None;
-        }
-        let cancel = self.ended.child_token();
-        inner.answers.insert(request, Answer::new(cancel.clone()));
-        Some(cancel)
-    }
-
-    /// Refuses a request: an answer that is an end and nothing more. False where so many answers are not acknowledged
-    /// that there is no place to say even that.
-    #[must_use]
-    pub(super) fn refuse(&self, epoch: u64, request: u32, fault: &WireFault, most: usize) -> bool {
-        let mut inner = lock(&self.inner);
-        if inner.epoch != epoch {
-            return true;
-        }
-        if inner.answers.len() >= most.saturating_mul(UNACKNOWLEDGED).saturating_mul(2) {
-            return false;
-        }
-        let answer = inner.answers.entry(request).or_insert_with(|| Answer::new(CancellationToken::new()));
-        answer.push(Piece::error(&encode(fault)));
-        drop(inner);
-        self.wake.notify_waiters();
-        true
-    }
-
-    /// Adds to an answer, all of it or nothing. Waits while the socket does not take what there is.
-    pub(super) async fn push(&self, request: u32, pieces: Vec<Piece>) {
-        loop {
-            let room = self.room.notified();
-            tokio::pin!(room);
-            room.as_mut().enable();
-            if self.has_room(request) {
-                break;
-            }
-            room.await;
-        }
-        let mut inner = lock(&self.inner);
-        inner.last_active = Instant::now();
-        if let Some(answer) = inner.answers.get_mut(&request) {
-            pieces.into_iter().for_each(|piece| answer.push(piece));
-        }
-        drop(inner);
-        self.wake.notify_waiters();
-    }
-
-    /// Ends an answer, whether there is room or not: its end is small.
-    pub(super) fn end_answer(&self, request: u32, pieces: Vec<Piece>) {
-        let mut inner = lock(&self.inner);
-        if let Some(answer) = inner.answers.get_mut(&request) {
-            pieces.into_iter().for_each(|piece| answer.push(piece));
-        }
-        drop(inner);
-        self.wake.notify_waiters();
-    }
-
-    fn has_room(&self, request: u32) -> bool {
-        let inner = lock(&self.inner);
-        let Some(answer) = inner.answers.get(&request) else { return true };
-        let kept: usize = inner.answers.values().map(Answer::bytes).sum();
-        if inner.attached.is_some() { answer.unsent_bytes() < UNSENT } else { kept < KEPT }
-    }
-
-    pub(super) fn cancel(&self, request: u32) {
-        // Of an unknown answer, or one that has ended, there is nothing to cancel.
-        if let Some(answer) = lock(&self.inner).answers.get(&request) {
-            answer.cancel.cancel();
-        }
-    }
-
-    pub(super) fn cancel_all(&self) {
-        lock(&self.inner).answers.values().for_each(|answer| answer.cancel.cancel());
-    }
-
-    pub(super) fn drop_text(&self) {
-        let mut inner = lock(&self.inner);
-        inner.answers.values_mut().for_each(Answer::drop_text);
-        if inner.attached.is_none() {
-            self.account.stand(Standing::TicketOnly);
-        }
-        drop(inner);
-        self.room.notify_waiters();
-    }
-
-    pub(super) fn acknowledge(&self, received: &[Received]) {
-        lock(&self.inner).acknowledge(received);
-        self.room.notify_waiters();
-    }
-
-    /// Says something that is of no request.
-    pub(super) fn say(&self, kind: RecordType, flags: Flags, body: &impl serde::Serialize) {
-        let mut inner = lock(&self.inner);
-        // Behind the last word there is none.
-        if inner.control.back().is_none_or(|last| !last.flags.last) {
-            inner.control.push_back(Control { kind, flags, body: encode(body) });
-        }
-        drop(inner);
-        self.wake.notify_waiters();
-    }
-
-    pub(super) fn welcome(&self, welcome: &Welcome) {
-        self.say(RecordType::Welcome, Flags::NONE, welcome);
-    }
-
-    /// Ends the session: the client is told, and the connection closed behind that.
-    pub(crate) fn say_goodbye(&self, reason: &str, why: EndReason) {
-        self.account.end(why);
-        self.say(RecordType::Goodbye, Flags::LAST, &Goodbye { reason: reason.to_owned() });
-    }
-
-    /// The next record for the connection of `epoch`.
-    pub(super) fn next(&self, epoch: u64) -> Next {
-        let mut inner = lock(&self.inner);
-        if inner.epoch != epoch || self.ended.is_cancelled() {
-            return Next::Over;
-        }
-        if let Some(Control { kind, flags, body }) = inner.control.pop_front() {
-            let index = inner.next_control;
-            inner.next_control = index.saturating_add(1);
-            drop(inner);
-            self.room.notify_waiters();
-            return Next::Send(Outbound { kind, flags, request: 0, index, body });
-        }
-        let tick = (inner.shape == Shape::Bucket).then_some(TICK);
-        let now = Instant::now();
-        let due =
-            |(request, answer): (&u32, &Answer)| answer.due(tick, now).map(|due| (due.max(now), *request));
-        // In turns: of those that may send now, the one after the one that did last.
-        let turn = inner.turn;
-        let Some((at, request)) = inner
-            .answers
-            .iter()
-            .filter_map(due)
-            .min_by_key(|(due, request)| (*due, *request <= turn, *request))
-        else {
-            return Next::Wait;
-        };
-        if at > now {
-            return Next::At(at);
-        }
-        inner.turn = request;
-        let Some(answer) = inner.answers.get_mut(&request) else { return Next::Wait };
-        let outbound = answer.send().map(|(index, piece)| Outbound {
-            kind: piece.kind,
-            flags: piece.flags,
-            request,
-            index,
-            body: piece.body.clone(),
-        });
-        inner.keep_within_bounds();
-        drop(inner);
-        self.room.notify_waiters();
-        outbound.map_or(Next::Over, Next::Send)
-    }
-
-    /// Whether answers are being made or have not been sent.
-    pub(super) fn is_busy(&self) -> bool {
-        let inner = lock(&self.inner);
-        !inner.control.is_empty()
-            || inner.answers.values().any(|answer| !answer.ended || answer.unsent_bytes() > 0)
-    }
-
-    /// Returns once nothing is being made or sent.
-    pub(crate) async fn finished(&self) {
-        while self.is_busy() {
-            let sent = self.room.notified();
-            tokio::pin!(sent);
-            sent.as_mut().enable();
-            if !self.is_busy() || self.ended.is_cancelled() {
-                return;
-            }
-            sent.await;
-        }
     }
 
     /// How long nothing was said.
