@@ -22,6 +22,8 @@ use crate::{
 
 const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at the node: who asks without a pause takes a core from what is measured.
+const LOOK: Duration = Duration::from_millis(2);
 /// After how long a lost connection of version 2 ends what it was asked.
 const GRACE: f64 = 15_000.0;
 
@@ -212,6 +214,7 @@ async fn becomes(http: &mut Http, metric: &str, value: f64) -> anyhow::Result<()
     let start = Instant::now();
     while (http.metric(metric).await? - value).abs() > 0.5 {
         ensure!(start.elapsed() < PATIENCE, "{metric} does not become {value}");
+        sleep(LOOK).await;
     }
     Ok(())
 }
