@@ -12,6 +12,7 @@ mod constraint;
 mod echo;
 mod fields;
 mod generation;
+mod in_flight;
 mod llama;
 mod prefix;
 mod request;

@@ -35,7 +35,7 @@ use self::{
 };
 use crate::{
     EmbeddingRequest, Embeddings, Engine, Generation, InvalidTemplate, ModelInfo, Refused, Request, Status,
-    sequence::{InFlight, Outputs},
+    in_flight::{InFlight, Outputs},
 };
 
 /// Why a model cannot be served.

@@ -18,9 +18,10 @@ use super::{
 };
 use crate::{
     LlamaConfig, Loading, MOST_SEQUENCES, Output, Request,
+    in_flight::Outputs,
     prefix::{self, Costs, Found, Prefix, PrefixCache, State as _},
     scheduler::{Applied, Item, Scheduler, Slot, Waiting},
-    sequence::{Outputs, Sequence},
+    sequence::Sequence,
 };
 
 /// How long the thread sleeps when every sequence waits for its reader.

@@ -3,8 +3,9 @@
 use super::*;
 use crate::{
     FinishReason, Generation, Output, Sampling,
+    in_flight::Outputs,
     prefix::Owner,
-    sequence::{Control, Outputs, Prepared},
+    sequence::{Control, Prepared},
 };
 
 /// Ten tokens, one letter each; the last ends the answer.
