@@ -14,7 +14,7 @@ LEAST = 40
 HEAD = """# Coverage
 
 `make coverage` runs the tests of the workspace with every region counted (cargo-llvm-cov) and writes this page; target/coverage/html
-has every line. Rust's own tests alone are counted: what the browser, Python's clients and the scripts of `make test` run is not, nor what a
+has every line. The reliability suite and the benchmarks are left out. Rust's own tests alone are counted: what the browser, Python's clients and the scripts of `make test` run is not, nor what a
 process does that is killed, as the reliability suite kills its nodes. A line that was run is not a line that was checked: docs/mutants.md
 and `make defences` ask that.
 """

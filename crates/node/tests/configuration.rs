@@ -12,7 +12,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use process::{BINARY, NodeProcess, fresh_key};
+use process::{BINARY, NodeProcess, fresh_key, pass_on_coverage};
 use serde_json::Value;
 
 /// The binary in `dir` with an environment of its own.
@@ -20,6 +20,7 @@ fn call(dir: &Path, env: &[(&str, &str)], args: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
     command.args(args).current_dir(dir).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", dir);
     command.envs(env.iter().copied()).stdin(Stdio::null());
+    pass_on_coverage(&mut command);
     command
 }
 

@@ -136,6 +136,8 @@ impl User {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fabstir"));
         command.args(arguments).env_clear().env("HOME", self.0.path());
         command.env("XDG_CONFIG_HOME", self.file("config")).stdin(Stdio::null());
+        // A build that counts what it runs (scripts/coverage.sh) is told where to write that.
+        command.envs(std::env::vars_os().filter(|(name, _)| name == "LLVM_PROFILE_FILE"));
         command
     }
 

@@ -40,7 +40,17 @@ pub(crate) fn fresh_key() -> String {
 pub(crate) fn node_in(dir: &Path) -> Command {
     let mut command = Command::new(BINARY);
     command.args(ECHO).current_dir(dir).env_clear().stdin(Stdio::null());
+    pass_on_coverage(&mut command);
     command
+}
+
+/// A build that counts what it runs (scripts/coverage.sh) is told where to write that; else it would be into the folder that it
+/// is called in, which tests look at.
+pub(crate) fn pass_on_coverage(command: &mut Command) {
+    const COUNTS: &str = "LLVM_PROFILE_FILE";
+    if let Some(path) = std::env::var_os(COUNTS) {
+        command.env(COUNTS, path);
+    }
 }
 
 /// Everything that a process has said, both streams in the order in which it came.
