@@ -298,6 +298,13 @@ mod tests {
     }
 
     #[test]
+    fn what_is_printed_of_a_memory_is_how_much_it_holds() {
+        let secret = ProcessSecret([7; 32]);
+        let memory = InitMemory::new(secret, InitMemoryLimits::standard(3600));
+        assert_eq!(format!("{memory:?}"), "InitMemory { inits: 0, .. }");
+    }
+
+    #[test]
     fn an_init_opens_one_session_while_its_conversation_lives_and_the_ttl_after() {
         let mut fixture = Fixture::new(hour());
         let frame = fixture.init(None);

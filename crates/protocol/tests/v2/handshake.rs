@@ -199,6 +199,20 @@ fn what_the_node_shows_must_be_by_the_pinned_identity_and_of_this_time() {
 }
 
 #[test]
+fn a_time_that_json_cannot_hold_is_no_time() {
+    const BEYOND: u64 = 1 << 53;
+    let node = Node::new();
+    let verify = |key: NodeChannelKey| node.certify(key).verify(node.address(), CHAIN, NOW).map(|_| ());
+    let made = || NodeChannelKey::made_at(NOW, node.channel.public_key(), 1);
+    assert_eq!(verify(made()), Ok(()));
+    assert_eq!(verify(NodeChannelKey { not_before: BEYOND, ..made() }), Err(CertificateError::Malformed));
+    assert_eq!(verify(NodeChannelKey { not_after: BEYOND, ..made() }), Err(CertificateError::Malformed));
+    // The largest that it can hold is one, if one that is far away.
+    assert_eq!(verify(NodeChannelKey { not_before: BEYOND - 1, ..made() }), Err(CertificateError::Time));
+    assert_eq!(verify(NodeChannelKey { not_after: BEYOND - 1, ..made() }), Err(CertificateError::TooLong));
+}
+
+#[test]
 fn a_first_frame_is_read_as_it_is_written_and_has_one_form() {
     let node = Node::new();
     let mut json = serde_json::to_value(node.advertisement()).unwrap();
