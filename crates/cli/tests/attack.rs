@@ -40,6 +40,7 @@ fn attack(arguments: &[&str]) -> (Output, String) {
         .arg("attack")
         .args(arguments)
         .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| name == "LLVM_PROFILE_FILE"))
         .stdin(Stdio::null())
         .output()
         .unwrap();

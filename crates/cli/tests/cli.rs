@@ -49,6 +49,7 @@ impl User {
         command
             .args(arguments)
             .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| name == "LLVM_PROFILE_FILE"))
             .env("HOME", self.home.path())
             .env("XDG_CONFIG_HOME", self.file("config"))
             .stdin(Stdio::null())

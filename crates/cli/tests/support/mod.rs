@@ -136,8 +136,7 @@ impl User {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fabstir"));
         command.args(arguments).env_clear().env("HOME", self.0.path());
         command.env("XDG_CONFIG_HOME", self.file("config")).stdin(Stdio::null());
-        // A build that counts what it runs (scripts/coverage.sh) is told where to write that.
-        command.envs(std::env::vars_os().filter(|(name, _)| name == "LLVM_PROFILE_FILE"));
+        command.envs(counts());
         command
     }
 
@@ -159,4 +158,9 @@ pub(crate) fn err(output: &Output) -> String {
 
 pub(crate) fn assert_exit(output: &Output, code: i32) {
     assert_eq!(output.status.code(), Some(code), "{} {}", out(output), err(output));
+}
+
+/// Where a build that counts what it runs (scripts/coverage.sh) is to write that.
+pub(crate) fn counts() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| name == "LLVM_PROFILE_FILE")
 }
