@@ -113,6 +113,31 @@ fn the_name_of_a_function_is_short_and_plain() {
 }
 
 #[test]
+fn no_more_than_so_many_functions_are_offered() {
+    let offered = |count: usize| with_tools(&format!(r#""tools":[{}]"#, vec![TOOL; count].join(",")));
+    assert_eq!(offered(128).unwrap().unwrap().functions.len(), 128);
+    for count in [129, 500] {
+        assert_eq!(offered(count).unwrap_err(), RequestError::Invalid("tools"), "{count}");
+    }
+}
+
+#[test]
+fn the_id_of_a_call_is_short_on_either_side() {
+    let said = |call: &str, result: &str| {
+        let json = format!(
+            r#"{{"messages":[
+                {{"role":"assistant","content":null,"tool_calls":[{{"id":"{call}","type":"function","function":{{"name":"f","arguments":""}}}}]}},
+                {{"role":"tool","tool_call_id":"{result}","content":"42"}}]}}"#
+        );
+        PromptRequest::read(json.as_bytes()).map(|_| ())
+    };
+    let (long, too_long) = ("a".repeat(64), "a".repeat(65));
+    assert_eq!(said(&long, &long), Ok(()));
+    assert_eq!(said(&too_long, "a"), Err(RequestError::Invalid("tool_call_id")));
+    assert_eq!(said("a", &too_long), Err(RequestError::Invalid("tool_call_id")));
+}
+
+#[test]
 fn an_answer_that_may_be_more_than_words_is_told_in_objects() {
     let objects = |fields: &str| {
         let json = format!(r#"{{"messages":[{{"role":"user","content":"a"}}]{fields}}}"#);
