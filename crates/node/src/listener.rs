@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use listenfd::ListenFd;
+use rustix::io::{FdFlags, fcntl_setfd};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{config::Exposure, tls::Tls};
@@ -52,6 +53,8 @@ impl Listener {
         let Some(socket) = passed.take_tcp_listener(0).map_err(ListenError::Inherited)? else {
             return Ok(None);
         };
+        // It came open over exec, as it had to, and goes no further.
+        fcntl_setfd(&socket, FdFlags::CLOEXEC).map_err(|error| ListenError::Inherited(error.into()))?;
         let address = socket.local_addr().map_err(ListenError::Inherited)?;
         if exposure.admits(address) { Ok(Some(socket)) } else { Err(ListenError::InsecureBind(address)) }
     }

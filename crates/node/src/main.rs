@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use fabstir_custody::{Hardening, Secret, harden, take_from_environment};
+use fabstir_engine::Engine;
 use fabstir_llm_node::{
     admin::{self, AdminSocket},
     aside,
@@ -31,7 +32,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     net::TcpListener,
     runtime::Runtime,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 
 fn main() -> ExitCode {
@@ -104,29 +105,49 @@ async fn serve(key: Option<Secret>) -> anyhow::Result<()> {
     if let Some(file) = file {
         tracing::info!(file = %file.display(), "configuration file read");
     }
+    // Whoever asks for a reload while the node starts gets one after that, and ends nothing.
+    let hangup = signal(SignalKind::hangup())?;
     let metrics = metrics::start()?;
     harden_process(&config);
+    // Before anything starts another process, which would get the socket too.
+    let inherited = Listener::inherited(config.exposure)?;
     let keys = crypto::load_keys(&sources, &config)?;
     let sources = sources.without_text();
     crypto::announce(keys.as_ref().map(|keys| &keys.current));
     let tls = config.tls.as_ref().map(Tls::load).transpose()?;
-    let inherited = Listener::inherited(config.exposure)?;
-    let ledger = match &config.usage_dir {
-        Some(dir) => Ledger::in_folder(dir).with_context(|| format!("USAGE_DIR: {}", dir.display()))?,
-        None => Ledger::default(),
-    };
-    let loading = engine::load(&config.engine, hub.as_deref());
-    let engine = systemd::at_work("loading the model", loading).await?;
+    let ledger = ledger(&config)?;
+    let mut ends = Ends::listen()?;
+    let Some(engine) = engine(&config, hub.as_deref(), &mut ends).await? else { return Ok(()) };
     let listener = Listener::open(config.listen, inherited).await?.with_tls(tls);
     let node = Node::with_ledger(config, keys, engine, Arc::new(ledger))?;
     register_reloads(&node, sources);
     serve_aside(&node, &metrics).await?;
-    listen_to_signals(&node)?;
+    listen_to_signals(&node, hangup, ends);
     tokio::spawn(systemd::watch(Arc::clone(&node)));
     announce(&node, &listener)?;
     systemd::ready("serving");
     server::run(listener, node, metrics).await;
     Ok(())
+}
+
+/// The engine, unless the node is told to end before it is there: a model may take minutes to come.
+async fn engine(
+    config: &Config,
+    hub: Option<&str>,
+    ends: &mut Ends,
+) -> anyhow::Result<Option<Arc<dyn Engine>>> {
+    tokio::select! {
+        engine = systemd::at_work("loading the model", engine::load(&config.engine, hub)) => Ok(Some(engine?)),
+        () = ends.asked() => {
+            tracing::info!("told to end before the model was there");
+            Ok(None)
+        }
+    }
+}
+
+fn ledger(config: &Config) -> anyhow::Result<Ledger> {
+    let Some(dir) = &config.usage_dir else { return Ok(Ledger::default()) };
+    Ledger::in_folder(dir).with_context(|| format!("USAGE_DIR: {}", dir.display()))
 }
 
 /// Before a key is where it stays.
@@ -218,9 +239,7 @@ fn bound_spinning() {
 fn bound_spinning() {}
 
 /// The first SIGINT or SIGTERM drains, the second stops at once; SIGHUP reads again what can be.
-fn listen_to_signals(node: &Arc<Node>) -> anyhow::Result<()> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let mut hangup = signal(SignalKind::hangup())?;
+fn listen_to_signals(node: &Arc<Node>, mut hangup: Signal, mut ends: Ends) {
     let reloading = Arc::clone(node);
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
@@ -230,16 +249,32 @@ fn listen_to_signals(node: &Arc<Node>) -> anyhow::Result<()> {
     let node = Arc::clone(node);
     tokio::spawn(async move {
         loop {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
+            ends.asked().await;
             // A drain that somebody has asked for otherwise counts as the first.
             let stop = if node.draining.is_cancelled() { &node.stopping } else { &node.draining };
             stop.cancel();
         }
     });
-    Ok(())
+}
+
+/// The signals that end the node.
+struct Ends {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Ends {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Returns when one of them has come.
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }
 
 /// What SIGHUP and `reload` read again.

@@ -195,7 +195,10 @@ pub(crate) fn render(node: &Node, handle: &PrometheusHandle) -> String {
     gauge!(REMEMBERED).set(as_f64(node.sessions.remembered_inits()));
     gauge!(WAITING).set(as_f64(engine.waiting));
     gauge!(RUNNING).set(as_f64(engine.running));
-    gauge!(SLOTS).set(as_f64(engine.slots));
+    // Where there is no end of them, there is nothing to say.
+    if engine.slots < usize::MAX {
+        gauge!(SLOTS).set(as_f64(engine.slots));
+    }
     counter!(RESTARTS).absolute(engine.restarts);
     counter!(PREFILLED).absolute(engine.prefilled_tokens);
     counter!(REUSED).absolute(engine.reused_tokens);

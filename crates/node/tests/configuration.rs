@@ -233,6 +233,10 @@ fn check_refuses_what_would_not_start() {
     assert!(check(&[("RUST_LOG", "fabstir=foo=bar,,")]).contains("RUST_LOG"));
     let both = [("LISTEN_ADDR", "127.0.0.1:9"), ("METRICS_LISTEN", "127.0.0.1:9")];
     assert!(check(&both).contains("LISTEN_ADDR and METRICS_LISTEN contradict each other"));
+    fs::write(dir.path().join("a-file"), "").unwrap();
+    assert!(check(&[("ADMIN_SOCKET", "a-file")]).contains("is there, and is no socket"));
+    assert!(check(&[("USAGE_DIR", "a-file")]).contains("is there, and is no folder"));
+    assert!(check(&[("MODEL_PATH", "no-model.gguf")]).contains("no-model.gguf is not a file"));
     let env = [("ADMIN_SOCKET", "nowhere/admin.sock")];
     let (said, warned) = told(&call(dir.path(), &env, &["config", "check"]).output().unwrap());
     assert!(said.contains("in order") && warned.contains("nowhere is not there"), "{warned}");

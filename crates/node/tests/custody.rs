@@ -239,6 +239,55 @@ fn a_rotation_that_fails_on_the_way_leaves_the_key_where_it_is() {
     }
 }
 
+/// After a rotation whose key before was removed, as its words say, another key is put in the place of the leaked one.
+#[test]
+fn another_key_starts_where_a_rotation_has_left_its_statement() {
+    let place = Place::new();
+    let file = place.file("node.key", &const_hex::encode(place.bytes()));
+    let env = [("HOST_PRIVATE_KEY_FILE", &*file)];
+    let run = |arguments: &[&str]| {
+        let done = place.command(&env).args(arguments).output().unwrap();
+        assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    run(&["keys", "rotate"]);
+    std::fs::remove_file(format!("{file}.previous")).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    run(&["keys", "new", "--to", &file]);
+    run(&["config", "check"]);
+    let node = NodeProcess::run(place.command(&env), std::fs::read_to_string(&file).unwrap().trim());
+    node.said.wait_for("is of a rotation to another key, and is passed over");
+    assert!(node.stop().0.success());
+    // A statement that the settings name is meant, and must hold.
+    let statement = format!("{file}.rotation");
+    let mut check = place.command(&[("HOST_PRIVATE_KEY_FILE", &*file), ("KEY_ROTATION_FILE", &*statement)]);
+    check.args(["config", "check"]);
+    let said = refused(check);
+    assert!(said.contains("the rotation does not hold") && said.contains("KEY_ROTATION_FILE"), "{said}");
+}
+
+#[test]
+fn a_rotation_in_place_is_refused_while_the_settings_name_the_one_before() {
+    let place = Place::new();
+    let file = place.file("node.key", &const_hex::encode(place.bytes()));
+    let before = place.file("before.key", &fresh_key());
+    let mut rotate =
+        place.command(&[("HOST_PRIVATE_KEY_FILE", &*file), ("PREVIOUS_PRIVATE_KEY_FILE", &*before)]);
+    rotate.args(["keys", "rotate"]);
+    let said = refused(rotate);
+    assert!(said.contains("PREVIOUS_PRIVATE_KEY_FILE is set"), "{said}");
+    assert_eq!(std::fs::read_dir(place.dir.path()).unwrap().count(), 2, "nothing was put beside it");
+}
+
+#[test]
+fn a_key_among_the_credentials_and_another_source_contradict_each_other() {
+    let place = Place::new();
+    let file = place.file("host_private_key", &fresh_key());
+    let folder = place.dir.path().display().to_string();
+    let mut check = place.command(&[("HOST_PRIVATE_KEY_FILE", &*file), ("CREDENTIALS_DIRECTORY", &*folder)]);
+    check.args(["config", "check"]);
+    assert!(refused(check).contains("HOST_PRIVATE_KEY_FILE and CREDENTIALS_DIRECTORY contradict each other"));
+}
+
 #[test]
 fn a_link_to_a_key_is_not_replaced_by_the_next_key() {
     let place = Place::new();

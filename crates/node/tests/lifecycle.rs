@@ -129,6 +129,51 @@ async fn asks(node: &NodeProcess, mut peer: Peer) {
     assert_eq!(peer.ask(&mut session, "who is there").await.text, "who is there");
 }
 
+#[test]
+fn what_the_node_starts_does_not_get_the_socket_that_was_passed_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (secret, listener) = (fresh_key(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let mut command = passed_on(dir.path(), &secret, &listener, 1);
+    let script = format!("(readlink /proc/self/fd/3; echo ${{LISTEN_FDS:-none}}) > seen; echo {secret}");
+    command.env_remove("HOST_PRIVATE_KEY").env("HOST_PRIVATE_KEY_COMMAND", script);
+    command.env("PATH", "/usr/bin:/bin");
+    let node = NodeProcess::run(command, &secret);
+    let seen = std::fs::read_to_string(dir.path().join("seen")).unwrap();
+    assert!(seen.ends_with("none\n") && !seen.contains("socket:"), "{seen}");
+    assert!(node.stop().0.success());
+}
+
+#[test]
+fn a_reload_that_is_asked_for_while_the_node_starts_comes_after_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = fresh_key();
+    let mut command = node_in(dir.path());
+    command.env("PATH", "/usr/bin:/bin");
+    command.env(
+        "HOST_PRIVATE_KEY_COMMAND",
+        format!("[ -e once ] || kill -HUP $PPID; touch once; echo {secret}"),
+    );
+    let node = NodeProcess::run(command, &secret);
+    node.said.wait_for("it is the one that the node has");
+    assert!(node.stop().0.success());
+}
+
+#[test]
+fn a_node_that_waits_for_its_model_ends_when_it_is_told_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = Command::new(BINARY);
+    command.args(["--listen-addr", "127.0.0.1:0", "--model", "hf:owner/repo/file.gguf"]).env_clear();
+    command.env("HOME", dir.path()).env("HF_ENDPOINT", format!("http://{}", hub.local_addr().unwrap()));
+    command.env("HOST_PRIVATE_KEY", fresh_key()).current_dir(dir.path());
+    let mut node = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // It asks for the model, and hears nothing.
+    let _asked = hub.accept().unwrap();
+    let sent = Command::new("kill").args(["-TERM", &node.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    assert!(node.wait().unwrap().success());
+}
+
 #[tokio::test]
 async fn a_socket_that_is_passed_on_loses_nobody_between_two_nodes() {
     let dir = tempfile::tempdir().unwrap();

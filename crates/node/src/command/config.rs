@@ -2,17 +2,20 @@
 
 use std::{
     io::{self, Write},
+    os::unix::fs::FileTypeExt as _,
     path::{Path, absolute},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use serde::Serialize;
 
 use super::Call;
 use crate::{
-    config::{Config, HOST_PRIVATE_KEY, KeySources, Origin, Setting},
+    config::{Config, EngineKind, HOST_PRIVATE_KEY, KeySources, Origin, Setting},
     crypto, logging,
+    model::{ModelError, ModelSource},
+    node::Clock,
     tls::Tls,
 };
 
@@ -55,7 +58,11 @@ impl ConfigCommand {
 
 fn check(out: &mut impl Write, config: &Config, sources: &KeySources) -> anyhow::Result<()> {
     logging::check(config).context("RUST_LOG cannot be read")?;
-    crypto::load_keys(sources, config)?;
+    if let Some(keys) = crypto::load_keys(sources, config)? {
+        let unix = Clock::start().unix(tokio::time::Instant::now());
+        crypto::check_rotation(&keys, config.chain_id.unwrap_or(0), unix)?;
+    }
+    check_files(config)?;
     let tls = config.tls.as_ref().map(Tls::load).transpose()?;
     if let Some(told) = tls.and_then(|tls| tls.near_end()) {
         writeln!(io::stderr(), "warning: TLS_CERT_FILE: {told}")?;
@@ -74,6 +81,27 @@ fn check(out: &mut impl Write, config: &Config, sources: &KeySources) -> anyhow:
         }
     }
     Ok(writeln!(out, "the settings are in order")?)
+}
+
+/// What is there already, and is not what it would have to be.
+fn check_files(config: &Config) -> anyhow::Result<()> {
+    if let Some(path) = &config.admin_socket
+        && path.symlink_metadata().is_ok_and(|about| !about.file_type().is_socket())
+    {
+        bail!("ADMIN_SOCKET: {} is there, and is no socket: remove it, or name another", path.display());
+    }
+    if let Some(path) = config.usage_dir.as_deref().filter(|path| path.exists() && !path.is_dir()) {
+        bail!("USAGE_DIR: {} is there, and is no folder: remove it, or name another", path.display());
+    }
+    let needed = config.engine.upstream.is_none() && config.engine.kind == EngineKind::Llama;
+    for model in config.engine.models.iter().filter(|_| needed) {
+        if let ModelSource::File(path) = &model.source
+            && !path.is_file()
+        {
+            return Err(ModelError::NotAFile(path.clone()).into());
+        }
+    }
+    Ok(())
 }
 
 /// A setting as it is shown.

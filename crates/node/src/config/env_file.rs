@@ -1,10 +1,16 @@
 //! A `.env` file in the working directory: the specification's way to set a node up.
 
 use std::{
-    collections::HashMap, fmt, fs::File, io::ErrorKind, os::unix::fs::PermissionsExt as _, path::Path,
+    collections::HashMap,
+    fmt,
+    fs::File,
+    io::ErrorKind,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::Path,
 };
 
 use fabstir_custody::Secret;
+use rustix::process::geteuid;
 
 use super::{ConfigError, HOST_PRIVATE_KEY};
 
@@ -23,7 +29,7 @@ impl EnvFile {
     /// has it.
     ///
     /// # Errors
-    /// [`ConfigError::EnvFileMode`] where it holds the key and others may read it, [`ConfigError::EnvFile`]
+    /// [`ConfigError::EnvFileOfOthers`] where others may write it, [`ConfigError::EnvFileMode`] where it holds the key and others may read it, [`ConfigError::EnvFile`]
     /// where it cannot be read.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let fault =
@@ -33,7 +39,11 @@ impl EnvFile {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
             Err(_) => return Err(fault("it cannot be opened")),
         };
-        let mode = file.metadata().map(|data| data.permissions().mode());
+        let about = file.metadata().map_err(|_| fault("it cannot be looked at"))?;
+        let (mode, owner) = (about.permissions().mode(), about.uid());
+        if about.is_file() && (mode & 0o002 != 0 || ![0, geteuid().as_raw()].contains(&owner)) {
+            return Err(ConfigError::EnvFileOfOthers { path: path.display().to_string() });
+        }
         let text = Secret::read(file).map_err(|_| fault("it cannot be read, or is too large"))?;
         let (mut rest, mut key) = (Vec::new(), None);
         let bytes = text.as_bytes();
@@ -48,7 +58,7 @@ impl EnvFile {
                 None => rest.extend_from_slice(line),
             }
         }
-        if key.is_some() && mode.is_ok_and(|mode| mode & 0o077 != 0) {
+        if key.is_some() && mode & 0o077 != 0 {
             return Err(ConfigError::EnvFileMode { path: path.display().to_string() });
         }
         let settings = dotenvy::from_read_iter(rest.as_slice()).collect::<Result<_, _>>();
@@ -92,7 +102,7 @@ fn key_in(line: &[u8]) -> Option<&[u8]> {
     let line = line.strip_prefix(b"export ").unwrap_or(line).trim_ascii_start();
     let value =
         line.strip_prefix(HOST_PRIVATE_KEY.as_bytes())?.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
-    let quoted = |quote: &[u8]| value.strip_prefix(quote).and_then(|value| value.strip_suffix(quote));
+    let quoted = |quote: &[u8]| value.strip_prefix(quote)?.split(|&byte| [byte] == *quote).next();
     let bare = || value.split(|&byte| byte == b'#').next().unwrap_or_default().trim_ascii();
     Some(quoted(b"\"").or_else(|| quoted(b"'")).unwrap_or_else(bare))
 }
@@ -130,6 +140,23 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_others_may_write_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".env");
+        std::fs::write(&path, "HOST_PRIVATE_KEY_COMMAND=id\n").unwrap();
+        for (mode, admitted) in [(0o644, true), (0o664, true), (0o666, false), (0o602, false)] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(EnvFile::read(&path).is_ok(), admitted, "{mode:o}");
+        }
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        // Only root gives files away.
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+            assert!(EnvFile::read(&path).unwrap_err().to_string().contains("have this user run commands"));
+        }
+    }
+
+    #[test]
     fn a_broken_line_is_told_by_its_number_and_not_by_its_words() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(".env");
@@ -148,7 +175,17 @@ mod tests {
 
     #[test]
     fn the_key_is_read_as_the_file_may_write_it() {
-        for line in ["K=v", "export K=v", "K = v", "K=\"v\"", "K='v'", "K=v # mine", "K=v\r"] {
+        for line in [
+            "K=v",
+            "export K=v",
+            "K = v",
+            "K=\"v\"",
+            "K='v'",
+            "K=v # mine",
+            "K=\"v\" # mine",
+            "K='v'#mine",
+            "K=v\r",
+        ] {
             let line = line.replace('K', HOST_PRIVATE_KEY);
             assert_eq!(key_in(line.as_bytes()), Some(b"v".as_slice()), "{line}");
         }

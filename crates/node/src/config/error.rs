@@ -48,6 +48,11 @@ pub enum ConfigError {
     Tls(#[from] TlsSettingsError),
     #[error("{path} holds {HOST_PRIVATE_KEY} and can be read by others; run: chmod 600 {path}")]
     EnvFileMode { path: String },
+    #[error(
+        "{path} is somebody else's, or can be written by everybody, who could have this user run commands: take it as your own \
+         (chown) and run: chmod o-w {path}; or start in another folder"
+    )]
+    EnvFileOfOthers { path: String },
     #[error("{path} cannot be read: {reason}")]
     EnvFile { path: String, reason: String },
 }

@@ -85,6 +85,19 @@ impl KeySources {
         self
     }
 
+    /// The setting that names a key before, or a statement, where one does: else both are found beside the key's file.
+    pub fn names_the_one_before(&self) -> Option<&'static str> {
+        let KeyArgs { previous_private_key_file, previous_keystore_file, previous_pkcs11_uri, .. } =
+            &self.args;
+        let named = [
+            ("KEY_ROTATION_FILE", self.args.key_rotation_file.is_some()),
+            ("PREVIOUS_PRIVATE_KEY_FILE", previous_private_key_file.is_some()),
+            ("PREVIOUS_KEYSTORE_FILE", previous_keystore_file.is_some()),
+            ("PREVIOUS_PKCS11_URI", previous_pkcs11_uri.is_some()),
+        ];
+        named.into_iter().find_map(|(setting, is_set)| is_set.then_some(setting))
+    }
+
     /// The same settings, followed once more: files beside the key's may have come since. `None` where the key came as a
     /// text, which cannot be had again.
     ///
@@ -112,7 +125,15 @@ impl KeyArgs {
         let previous = self.previous()?;
         let credential = credentials.map(|folder| folder.join(CREDENTIAL)).filter(|file| file.exists());
         let credential = credential.map(|file| ("CREDENTIALS_DIRECTORY", KeySource::Credential(file)));
-        let (setting, current) = self.current(text)?.or(credential).unzip();
+        // A unit may name the credential by its path, too.
+        let is_named = |(_, source): &(_, KeySource)| matches!(source, KeySource::Credential(path) if file.as_ref() == Some(path));
+        let (setting, current) = match (self.current(text)?, credential) {
+            (Some((named, _)), Some(credential)) if is_named(&credential) => {
+                (Some(named), Some(credential.1))
+            }
+            (Some((one, _)), Some((other, _))) => return Err(ConfigError::Contradiction { one, other }),
+            (set, credential) => set.or(credential).unzip(),
+        };
         let setting = setting.unwrap_or(HOST_PRIVATE_KEY);
         Ok(KeySources {
             current,

@@ -81,15 +81,21 @@ fn a_key_has_one_source() {
 }
 
 #[test]
-fn a_credential_of_systemd_is_the_key_where_nothing_else_is() {
+fn a_credential_of_systemd_is_the_key_and_contradicts_another_one() {
     let folder = tempfile::tempdir().unwrap();
     fabstir_custody::write_secret_file(&folder.path().join(CREDENTIAL), KEY.as_bytes()).unwrap();
     let args =
         |flags: &[&str]| Args::read(["node"].iter().chain(flags).map(OsString::from), &|_| None).unwrap();
     let found = args(&[]).resolve(None, Some(folder.path())).unwrap().1.current.unwrap();
     assert!(found.describe().ends_with(CREDENTIAL));
-    let named = args(&["--host-private-key-file", "other"]).resolve(None, Some(folder.path())).unwrap();
-    assert_eq!(named.1.current.unwrap().describe(), "file other");
+    let named = |file: &str| {
+        let sources = args(&["--host-private-key-file", file]).resolve(None, Some(folder.path()));
+        sources.map(|(_, sources)| sources.current.unwrap().describe())
+    };
+    assert!(named("other").unwrap_err().to_string().contains("contradict each other"));
+    // By its path it is the same one, and may be of the mode that systemd gives it.
+    let path = folder.path().join(CREDENTIAL).display().to_string();
+    assert_eq!(named(&path).unwrap(), found.describe());
 }
 
 #[test]

@@ -62,7 +62,10 @@ pub enum RotationError {
     #[error("the key is {0}, which is the node's already")]
     Same(Address),
     /// The statement is of other keys, or by nobody who may make it.
-    #[error("the rotation does not hold: {0}")]
+    #[error(
+        "the rotation does not hold: {0}: KEY_ROTATION_FILE (or the file with .rotation behind the key's) must be what the key \
+         before says of this one; take it out where that is over"
+    )]
     Statement(CertificateError),
     /// There is none to take the place of.
     #[error("the node has no identity key: it serves plaintext")]
@@ -228,6 +231,15 @@ pub fn state(from: &NodeKey, to: Address, chain_id: u64, unix: u64) -> Result<Si
     let rotation = NodeKeyRotation { from: from.address(), to, not_before: unix };
     let signature = from.sign(&rotation.digest(chain_id))?;
     Ok(rotation.with_signature(signature))
+}
+
+/// Whether a node would start with `keys`.
+///
+/// # Errors
+/// [`RotationError`]
+pub fn check_rotation(keys: &Keys, chain_id: u64, unix: u64) -> Result<(), RotationError> {
+    let Some(signed) = &keys.rotation else { return Ok(()) };
+    Ok(check(signed, keys.previous.as_ref(), keys.current.address(), chain_id, unix)?)
 }
 
 fn check(

@@ -56,6 +56,18 @@ pub fn load_keys(sources: &KeySources, config: &Config) -> Result<Option<Keys>, 
         );
         (previous, rotation) = (None, None);
     }
+    // What was found beside the key's file, and not named: left there by a rotation to a key that is no longer this one.
+    if sources.names_the_one_before().is_none()
+        && rotation.as_ref().is_some_and(|signed| signed.rotation().to != current.address())
+    {
+        tracing::warn!(
+            event = "key_rotation",
+            key = "identity",
+            "the statement beside the key's file is of a rotation to another key, and is passed over, as is the key before: \
+             remove both files"
+        );
+        (previous, rotation) = (None, None);
+    }
     if config.min_protocol < 2
         && ![Some(&current), previous.as_ref()].into_iter().flatten().all(NodeKey::can_agree)
     {

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use crate::node::Node;
 
 pub use channel_keys::{ChannelKey, ChannelKeyTimes, ChannelKeys};
-pub use identities::{Identities, Identity, IdentitySettings, Keys, RotationError, state};
+pub use identities::{Identities, Identity, IdentitySettings, Keys, RotationError, check_rotation, state};
 pub use live_session::{LiveSession, SealedMessage};
 pub(crate) use loading::read_rotation;
 pub use loading::{KeysError, ReloadError, Reloaded, load_keys, reload_keys};

@@ -91,6 +91,9 @@ impl Usage {
     pub(super) fn add(&self, day: Date, client: &str, counts: &Counts, write: bool) {
         let mut inner = lock(&self.0);
         put(&mut inner.days, day, client, counts);
+        // By the clock, and not by the latest day that there is: one that was wrong for a moment, or a file of such a day, would
+        // push today out.
+        inner.days.retain(|known, _| *known >= first_day(day));
         if write {
             put(&mut inner.unwritten, day, client, counts);
         }
@@ -129,8 +132,7 @@ fn said(day: Date, lines: &Lines) -> DayOfUsage {
     DayOfUsage { day: day.to_string(), clients }
 }
 
-/// Adds to a client's line, or to that of the others where there is no place for another one; days that are too long
-/// ago make way.
+/// Adds to a client's line, or to that of the others where there is no place for another one.
 fn put(days: &mut BTreeMap<Date, Lines>, day: Date, client: &str, counts: &Counts) {
     let lines = days.entry(day).or_default();
     if let Some(line) = lines.get_mut(client) {
@@ -138,9 +140,6 @@ fn put(days: &mut BTreeMap<Date, Lines>, day: Date, client: &str, counts: &Count
     } else {
         let name = if lines.len() < MOST_CLIENTS { client } else { OTHERS };
         lines.entry(name.to_owned()).or_default().add(counts);
-    }
-    if let Some(last) = days.keys().next_back().copied() {
-        days.retain(|day, _| *day >= first_day(last));
     }
 }
 
@@ -170,6 +169,18 @@ mod tests {
         let of = |name: &str| lines.iter().find(|line| line.client == name).unwrap().counts.requests;
         assert_eq!((of(OTHERS), of("c7")), (50, 2));
         assert_eq!(lines.iter().map(|line| line.counts.completion_tokens).sum::<u64>(), 3 * (10_000 + 51));
+    }
+
+    #[test]
+    fn a_day_that_has_not_come_yet_pushes_no_other_out() {
+        let usage = Usage::default();
+        usage.recall(day("2027-12-31"), "0xa", &one());
+        usage.add(day("2026-11-25"), "0xa", &one(), true);
+        usage.add(day("2030-01-01"), "0xa", &one(), true);
+        usage.add(day("2026-11-25"), "0xa", &one(), true);
+        assert_eq!(usage.days(Some(day("2026-11-25"))).len(), 1, "today is told of");
+        let unwritten = usage.take_unwritten();
+        assert_eq!(unwritten[&day("2026-11-25")]["0xa"].requests, 2, "and written");
     }
 
     #[test]
