@@ -195,6 +195,13 @@ fn written_beside(path: &Path, secret: &[u8]) -> Result<PathBuf, SecretFileError
     let write = || {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
         give_to_the_folders_owner(&file, parent_of(path))?;
+        // What takes the place of somebody's file is theirs, too, unless everybody may put files there.
+        if fs::metadata(parent_of(path))?.mode() & 0o022 == 0
+            && let Ok(before) = fs::symlink_metadata(path)
+            && file.metadata()?.uid() == 0
+        {
+            fchown(&file, Some(before.uid()), Some(before.gid()))?;
+        }
         file.write_all(secret)?;
         file.sync_all()
     };
@@ -281,6 +288,24 @@ mod tests {
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
         replace_secret_file(&path, b"three").unwrap();
         assert_eq!(owner().0, 0, "a folder that everybody may write to is nobody's");
+    }
+
+    #[test]
+    fn what_root_puts_in_the_place_of_somebodys_file_is_theirs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        fs::write(&path, "before").unwrap();
+        // Only root gives files away.
+        if fs::metadata(&path).unwrap().uid() == 0 {
+            std::os::unix::fs::chown(&path, Some(65534), Some(65534)).unwrap();
+        }
+        let owner = fs::metadata(&path).unwrap().uid();
+        replace_secret_file(&path, b"after").unwrap();
+        let about = fs::metadata(&path).unwrap();
+        assert_eq!(
+            (about.uid(), about.mode() & 0o777, fs::read(&path).unwrap()),
+            (owner, 0o600, b"after".to_vec())
+        );
     }
 
     #[test]

@@ -281,7 +281,8 @@ fn a_rotation_in_place_is_refused_while_the_settings_name_the_one_before() {
 #[test]
 fn a_key_among_the_credentials_and_another_source_contradict_each_other() {
     let place = Place::new();
-    let file = place.file("host_private_key", &fresh_key());
+    place.file("host_private_key", &fresh_key());
+    let file = place.file("node.key", &fresh_key());
     let folder = place.dir.path().display().to_string();
     let mut check = place.command(&[("HOST_PRIVATE_KEY_FILE", &*file), ("CREDENTIALS_DIRECTORY", &*folder)]);
     check.args(["config", "check"]);

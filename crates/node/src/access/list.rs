@@ -94,7 +94,13 @@ pub struct WatchedList {
     judged: Option<Stamp>,
     /// Of what was seen last: what is being written is not read.
     seen: Option<Stamp>,
+    /// Looks in a row at which it was being written.
+    restless: u8,
 }
+
+/// Looks after which a file is read although it does not come to rest: who keeps writing to a list must not keep it from being
+/// heeded.
+const MOST_RESTLESS: u8 = 3;
 
 impl WatchedList {
     /// Reads a file for the first time.
@@ -104,7 +110,7 @@ impl WatchedList {
     pub fn open(path: PathBuf) -> Result<Self, InvalidList> {
         let stamp = Stamp::of(&path).ok();
         let list = Arc::new(read(&path)?);
-        Ok(Self { path, list, judged: stamp, seen: stamp })
+        Ok(Self { path, list, judged: stamp, seen: stamp, restless: 0 })
     }
 
     /// Who is on it.
@@ -119,7 +125,18 @@ impl WatchedList {
     pub(super) fn look(&mut self) -> Result<bool, InvalidList> {
         let stamp = Stamp::of(&self.path).ok();
         let at_rest = std::mem::replace(&mut self.seen, stamp) == stamp;
-        if at_rest && stamp != self.judged { self.reload() } else { Ok(false) }
+        self.restless = if at_rest { 0 } else { self.restless.saturating_add(1) };
+        if at_rest && stamp != self.judged {
+            return self.reload();
+        }
+        if self.restless < MOST_RESTLESS {
+            return Ok(false);
+        }
+        self.restless = 0;
+        // A line that is not whole yet is no fault of anybody's.
+        let read = self.reload().or(Ok(false));
+        self.judged = None;
+        read
     }
 
     /// Reads the file. Whether the list changed.
@@ -141,6 +158,11 @@ impl WatchedList {
 
 fn read(path: &Path) -> Result<ClientList, InvalidList> {
     let shown = || path.display().to_string();
+    // Who opens a pipe waits for somebody to write.
+    if fs::metadata(path).is_ok_and(|about| !about.is_file()) {
+        let reason = "it is no regular file".to_owned();
+        return Err(InvalidList::Unreadable { path: shown(), reason });
+    }
     let text = fs::read_to_string(path)
         .map_err(|error| InvalidList::Unreadable { path: shown(), reason: error.to_string() })?;
     // Some editors begin a file with a mark that nobody sees.
@@ -164,6 +186,33 @@ mod tests {
         assert!(list.has_key(&KEY.parse().unwrap()));
         assert_eq!(ClientList::read("").unwrap(), ClientList::default());
         assert_eq!(ClientList::read("# nobody\n").unwrap(), ClientList::default());
+    }
+
+    #[test]
+    fn a_list_that_is_written_to_all_the_time_is_heeded_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("denied");
+        fs::write(&path, "").unwrap();
+        let mut list = WatchedList::open(path.clone()).unwrap();
+        let address = ADDRESS.parse().unwrap();
+        let heeded = (1..=9).find(|round| {
+            fs::write(&path, format!("{ADDRESS}\n{}{}", "# more\n".repeat(*round), "0x12")).unwrap();
+            let whole = *round > 4;
+            if whole {
+                fs::write(&path, format!("{ADDRESS}\n{}", "# more\n".repeat(*round))).unwrap();
+            }
+            list.look().unwrap();
+            list.list().has_address(&address)
+        });
+        assert_eq!(heeded, Some(6), "at the third look at which it was whole, or was not");
+    }
+
+    #[test]
+    fn a_pipe_is_no_list_and_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        assert!(WatchedList::open(path).unwrap_err().to_string().contains("no regular file"));
     }
 
     #[test]
