@@ -155,7 +155,7 @@ async fn unwatched(context: &Context, outcome: &mut Outcome) -> anyhow::Result<(
     context.show("soak: answers that nobody counts");
     let node = context.echo(&[("MESSAGES_PER_MINUTE", "10000000")]).await?;
     let mut peer = Peer::open(&node, Version::Two, Ipv4Addr::LOCALHOST).await?;
-    let answers: u32 = context.form.of(100_000, 60_000);
+    let answers: u32 = context.form.of(400_000, 60_000);
     let mut before = f64::NAN;
     for number in 0..answers {
         if number == answers / 4 {
