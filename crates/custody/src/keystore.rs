@@ -131,8 +131,8 @@ pub fn open_keystore(text: &[u8], password: &[u8]) -> Result<Zeroizing<[u8; 32]>
         secret.get(..length).and_then(|secret| secret.try_into().ok()).ok_or(KeystoreError::Form)?;
     let held = PrivateKey::try_from(secret).map_err(|_| KeystoreError::Form)?.address();
     // Nothing vouches for the line, but whoever looks for a key by its address trusts it.
-    let said =
-        file.address.as_deref().map(|said| said.trim_start_matches("0x")).filter(|said| !said.is_empty());
+    let said = file.address.as_deref().map(|said| said.strip_prefix("0x").unwrap_or(said));
+    let said = said.filter(|said| !said.is_empty());
     if said.is_some_and(|said| !said.eq_ignore_ascii_case(&const_hex::encode(held.as_bytes()))) {
         return Err(KeystoreError::Address);
     }

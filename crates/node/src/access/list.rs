@@ -133,10 +133,12 @@ impl WatchedList {
             return Ok(false);
         }
         self.restless = 0;
-        // A line that is not whole yet is no fault of anybody's.
-        let read = self.reload().or(Ok(false));
-        self.judged = None;
-        read
+        let judged = self.judged;
+        self.reload().or_else(|_| {
+            // A line that is not whole yet is no fault of anybody's: what is wrong once it rests is said then.
+            self.judged = judged;
+            Ok(false)
+        })
     }
 
     /// Reads the file. Whether the list changed.
@@ -205,6 +207,16 @@ mod tests {
             list.list().has_address(&address)
         });
         assert_eq!(heeded, Some(6), "at the third look at which it was whole, or was not");
+        // Three looks at which it is not whole say nothing; at rest it is judged, and so is a file that has gone.
+        for round in 0..3 {
+            fs::write(&path, format!("{}0x12", "# more\n".repeat(20 + round))).unwrap();
+            assert_eq!(list.look(), Ok(false), "{round}");
+        }
+        assert!(matches!(list.look(), Err(InvalidList::Line { .. })), "it rests, and is broken");
+        fs::remove_file(&path).unwrap();
+        assert_eq!(list.look(), Ok(false), "it may be on its way back");
+        assert!(matches!(list.look(), Err(InvalidList::Unreadable { .. })));
+        assert!(list.list().has_address(&address), "and what was read last goes on");
     }
 
     #[test]

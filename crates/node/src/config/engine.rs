@@ -54,7 +54,7 @@ pub struct EngineArgs {
     /// Tokens of prompt and answer together that one sequence may hold
     #[arg(long, default_value = "2048")]
     context_tokens: NonZeroU32,
-    /// Prompt tokens computed in one step at most, a quarter of them while answers run, and while every place is taken no more than a quarter of a second computes; less keeps answers smoother, more is quicker for long prompts and on a GPU
+    /// Prompt tokens computed in one step at most, a quarter of them while answers run, and while every place is taken no more than a fifth of a second computes, 64 at least; less keeps answers smoother, more is quicker for long prompts and on a GPU
     #[arg(long, default_value = "256", value_parser = clap::value_parser!(u32).range(1..=8192))]
     prefill_chunk: u32,
     /// Main memory, in MiB, for what was computed of conversations that lost their place in the model, all models together; 0 keeps nothing

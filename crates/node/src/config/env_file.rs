@@ -29,8 +29,8 @@ impl EnvFile {
     /// has it.
     ///
     /// # Errors
-    /// [`ConfigError::EnvFileOfOthers`] where others may write it, [`ConfigError::EnvFileMode`] where it holds the key and others may read it, [`ConfigError::EnvFile`]
-    /// where it cannot be read.
+    /// [`ConfigError::EnvFileOfOthers`] where others may write it, [`ConfigError::EnvFileMode`] where it holds the key and
+    /// others may read it, [`ConfigError::EnvFile`] where it cannot be read.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let fault =
             |reason: &str| ConfigError::EnvFile { path: path.display().to_string(), reason: reason.into() };

@@ -34,12 +34,15 @@ pub(super) fn rotate(
     let source = sources.current.as_ref().context("no key is set: see HOST_PRIVATE_KEY in --help")?;
     let chain_id = config.chain_id.unwrap_or(0);
     match (to, &sources.file) {
-        (None, Some(_)) if sources.names_the_one_before().is_some() => bail!(
-            "{} is set, and names another key than the one before the next: take KEY_ROTATION_FILE and the PREVIOUS_ settings out \
-             of the settings first, as their overlap is over; or make the next key elsewhere with --to",
-            sources.names_the_one_before().unwrap_or_default()
-        ),
-        (None, Some(file)) => in_place(out, (source, file), chain_id, statement, may_follow),
+        (None, Some(file)) => {
+            if let Some(setting) = sources.names_the_one_before() {
+                bail!(
+                    "{setting} is set, and names another key than the one before the next: take KEY_ROTATION_FILE and the \
+                     PREVIOUS_ settings out of the settings first, once their overlap is over; or make the next key elsewhere with --to"
+                );
+            }
+            in_place(out, (source, file), chain_id, statement, may_follow)
+        }
         (None, None) => bail!(
             "the key is {}: name with --to where the next one is to be made, a file or pkcs11:...",
             source.describe()
