@@ -276,6 +276,21 @@ async fn who_waits_as_long_as_they_are_told_gets_their_init_in() {
 }
 
 #[tokio::test]
+async fn what_others_send_again_does_not_count_for_who_sent_it_first() {
+    let node = node(|config| config.inits_per_minute_per_address = 60.try_into().unwrap()).await;
+    let wallet = wallet();
+    let mut victim = node.connect().await;
+    let seen = victim.open_as(&wallet, "1", Dialect::Deployed).await.init;
+    let mut other = node.connect().await;
+    for _ in 0..100 {
+        other.send(seen.clone()).await;
+        let reply = other.receive().await;
+        assert_eq!(reply["code"], "REPLAY_DETECTED", "{reply}");
+    }
+    victim.open_as(&wallet, "2", Dialect::Deployed).await;
+}
+
+#[tokio::test]
 async fn who_waits_as_long_as_they_are_told_gets_their_message_in() {
     let node =
         TestNode::with(echo(), &[], |config| config.messages_per_minute = 60.try_into().unwrap()).await;

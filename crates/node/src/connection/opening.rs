@@ -34,6 +34,9 @@ impl Connection {
             return Err(Code::ClientNotAllowed.into());
         }
         if let Owner::Verified(address) = established.owner {
+            // Before it counts for its owner: anybody can send again what the owner sent.
+            let new = self.node.sessions.refuse_seen(&established, Instant::now());
+            new.map_err(|error| Told::from(&Error::from(error)))?;
             self.node.limits.init_of(address)?;
         }
         Ok(established)

@@ -11,6 +11,7 @@ use std::{
 
 use fabstir_protocol::{
     Error,
+    error::ReplayError,
     ethereum::Address,
     id::SessionId,
     identity::InvalidSignature,
@@ -62,7 +63,7 @@ pub enum OpenFault {
     /// The id is held by another owner on this connection.
     OtherOwner,
     /// Seen before.
-    Replay(fabstir_protocol::error::ReplayError),
+    Replay(ReplayError),
 }
 
 impl From<OpenFault> for Error {
@@ -206,6 +207,14 @@ impl SessionKeyStore {
         drop(inner);
         tracing::info!(event = "session_key", "Session key stored for session: {}", live.id);
         Ok(live)
+    }
+
+    /// Refuses an init that was seen. That it is new is for [`SessionKeyStore::open`] to say, in one step with taking it in.
+    ///
+    /// # Errors
+    /// [`ReplayError`].
+    pub fn refuse_seen(&self, established: &Established, now: Instant) -> Result<(), ReplayError> {
+        lock(&self.inner).memory.refuse_seen(established, self.clock.unix(now))
     }
 
     /// Takes note of an init whose session ends as it begins. Refuses a replay.

@@ -156,6 +156,23 @@ impl InitMemory {
         }
     }
 
+    /// Whether an init is new, so far: what was seen is not to be counted for whoever sent it first.
+    ///
+    /// # Errors
+    /// [`ReplayError`].
+    pub fn refuse_seen(&mut self, established: &Established, now: u64) -> Result<(), ReplayError> {
+        self.unseen(established, now).map(|_| ())
+    }
+
+    fn unseen(&mut self, established: &Established, now: u64) -> Result<(Mark, Mark), ReplayError> {
+        self.forget_expired(now);
+        let (init, key) = (self.secret.init(established), self.secret.key(established));
+        if self.inits.contains_key(&init) {
+            return Err(ReplayError::Init);
+        }
+        if self.keys.contains(&key) { Err(ReplayError::Key) } else { Ok((init, key)) }
+    }
+
     /// Remembers an init, if it is new, for as long as `conversation` lives and the TTL after it. Check and
     /// insert are this one step.
     ///
@@ -168,14 +185,7 @@ impl InitMemory {
         network: Network,
         now: u64,
     ) -> Result<(), NotRemembered> {
-        self.forget_expired(now);
-        let (init, key) = (self.secret.init(established), self.secret.key(established));
-        if self.inits.contains_key(&init) {
-            return Err(ReplayError::Init.into());
-        }
-        if self.keys.contains(&key) {
-            return Err(ReplayError::Key.into());
-        }
+        let (init, key) = self.unseen(established, now)?;
         let of_network = self.per_network.get(&network).copied().unwrap_or(0);
         if self.inits.len() >= self.limits.total || of_network >= self.limits.per_network {
             return Err(MemoryFull.into());
