@@ -1,5 +1,7 @@
 //! The session init, from a well-formed frame to an authenticated session. Each step consumes the last.
 
+use std::fmt;
+
 use rand_core::CryptoRng;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -88,6 +90,28 @@ pub struct Established {
     pub session: Session,
     /// x of the ephemeral key and the nonce: what opens one session and no second one.
     pub(crate) once: [u8; 56],
+    pub(crate) key_digest: KeyDigest,
+}
+
+/// SHA-256 of a session's key: what tells keys apart where the key itself has no business. Hashing leaves copies of what is
+/// hashed on the stack, so it is done here, where all work with the key is, and by whoever calls this on a stack that is
+/// wiped.
+pub(crate) struct KeyDigest([u8; 32]);
+
+impl KeyDigest {
+    fn of(key: &SessionKey) -> Self {
+        Self(Sha256::digest(key.expose()).into())
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for KeyDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyDigest(..)")
+    }
 }
 
 impl SessionInit {
@@ -166,11 +190,12 @@ impl Opened {
         x.copy_from_slice(&self.init.ephemeral.x());
         nonce.copy_from_slice(self.init.sealed.nonce.as_bytes());
         let Self { init, agreed_key, mut data, .. } = self;
+        let key_digest = KeyDigest::of(data.session_key.as_ref().unwrap_or(&agreed_key));
         let session = match data.session_key.take() {
             Some(key) => Session::new(key, None),
             None => Session::new(agreed_key, Some(init.sealed.nonce)),
         };
-        Ok(Established { id: init.id, context: init.context, owner, data, session, once })
+        Ok(Established { id: init.id, context: init.context, owner, data, session, once, key_digest })
     }
 
     fn claim(&self) -> Result<Option<Address>, InvalidSignature> {

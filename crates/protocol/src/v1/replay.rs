@@ -1,5 +1,5 @@
 //! What a node remembers so that one init opens one session. Holds 16-byte HMACs under a secret of the
-//! process, never keys or nonces. The clock is an argument: unix seconds, since timestamps
+//! process, never keys or nonces, and sees of a key its digest alone: it is asked on threads whose stacks stay. The clock is an argument: unix seconds, since timestamps
 //! are compared with it, that only go forward.
 
 use std::{
@@ -56,7 +56,7 @@ impl ProcessSecret {
             Owner::Verified(address) => (b"v", address),
             Owner::Unclaimed(address) => (b"u", address),
         };
-        self.mark(b"key", &[kind, address.as_bytes(), established.session.key().expose()])
+        self.mark(b"key", &[kind, address.as_bytes(), established.key_digest.as_bytes()])
     }
 }
 

@@ -63,11 +63,6 @@ impl Session {
         Arc::strong_count(&self.key)
     }
 
-    /// The key, for the memory of keys seen.
-    pub(crate) fn key(&self) -> &SessionKey {
-        &self.key
-    }
-
     /// Bytes that this session really holds.
     pub fn memory_usage(&self) -> usize {
         let nonces = self.nonces.capacity().saturating_mul(Nonce::LEN.saturating_add(1));

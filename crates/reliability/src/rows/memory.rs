@@ -52,7 +52,8 @@ pub(crate) async fn run(context: &Context) -> anyhow::Result<Outcome> {
             keys(context, version, end, &mut outcome).await?;
         }
     }
-    many(context, &mut outcome).await?;
+    many(context, Version::One, &mut outcome).await?;
+    many(context, Version::Two, &mut outcome).await?;
     rekeyed(context, &mut outcome).await?;
     words(context, &mut outcome).await?;
     Ok(outcome)
@@ -75,27 +76,27 @@ fn found(node: &Node, secrets: &[(&'static str, [u8; 32])]) -> anyhow::Result<Ve
 }
 
 /// Of many sessions at once: what is left now and then, on the stack of whichever thread, is left of one of them.
-async fn many(context: &Context, outcome: &mut Outcome) -> anyhow::Result<()> {
+async fn many(context: &Context, version: Version, outcome: &mut Outcome) -> anyhow::Result<()> {
     const SESSIONS: usize = 48;
-    context.show("memory: many sessions of version 2, closed");
+    let name = version.as_str();
+    context.show(format!("memory: many sessions of {name}, closed"));
     let node = context.echo(&[]).await?;
-    let opening = (0..SESSIONS).map(|_| Peer::open(&node, Version::Two, Ipv4Addr::LOCALHOST));
+    let opening = (0..SESSIONS).map(|_| Peer::open(&node, version, Ipv4Addr::LOCALHOST));
     let mut peers = futures_util::future::try_join_all(opening).await?;
     for peer in &mut peers {
         peer.ask(&question("one two", 8)).await?;
     }
     let secrets: Vec<_> = peers.iter().flat_map(Peer::secrets).collect();
     let live = found(&node, &secrets)?.len();
-    outcome.control("many sessions: while they live their secrets are found", live == secrets.len());
+    let seen = live == secrets.len();
+    outcome.control(format!("many sessions of {name}: while they live their secrets are found"), seen);
     for peer in peers {
         peer.close().await?;
     }
     let gone = until(PATIENCE, PAUSE, async || Ok(found(&node, &secrets)?.is_empty())).await?;
     let left = if gone.is_some() { Vec::new() } else { found(&node, &secrets)? };
-    let what = format!(
-        "{SESSIONS} sessions of version 2, closed: of {} secrets in memory afterwards",
-        secrets.len()
-    );
+    let what =
+        format!("{SESSIONS} sessions of {name}, closed: of {} secrets in memory afterwards", secrets.len());
     outcome.none(what, left.len());
     node.stop().await?;
     Ok(())
