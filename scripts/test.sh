@@ -16,6 +16,8 @@ report() { printf '== seconds\n%s' "$summary"; }
 stage "tools" scripts/bootstrap.sh
 . scripts/env.sh
 export RUST_BACKTRACE=0
+# What makes the next build quicker takes as much room again as this one.
+export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
 stage "model" scripts/fetch-model.sh
 node_packages() {
     npm --prefix examples/guide-client ci --no-audit --no-fund --silent

@@ -103,8 +103,9 @@ fn not_after(certificate: &[u8]) -> Option<u64> {
 
 fn no_node(url: &Url, error: &Error) -> Failure {
     let what = format!(
-        "{error}; something listens there that is no node, or not under {}: check that --node ends in /v1/ws",
-        url.path()
+        "{error}; something listens there that is no node, or not under {}: check that --node ends in /v1/ws{}",
+        url.path(),
+        if url.scheme() == "ws" { ", and begins with wss:// where the node has TLS" } else { "" }
     );
     Failure::new(Exit::Connect, what)
 }

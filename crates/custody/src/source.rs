@@ -128,6 +128,15 @@ impl KeySource {
         Ok(Some(secret))
     }
 
+    /// Whether somebody at the terminal is asked for a password or a PIN.
+    pub fn asks(&self) -> bool {
+        match self {
+            Self::Keystore(_, password) => matches!(password, Password::Prompt),
+            Self::Token(_, pin) => matches!(pin, Pin::Prompt),
+            Self::Text(_) | Self::File(_) | Self::Credential(_) | Self::Command(_) => false,
+        }
+    }
+
     /// Where that is, for people: nothing secret.
     pub fn describe(&self) -> String {
         match self {

@@ -112,9 +112,12 @@ impl fmt::Debug for ApiKey {
 /// Why the servers cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
-    /// Not a base URL.
-    #[error("{0:?} is not a base URL like http://127.0.0.1:8000/v1")]
-    Url(String),
+    /// Not a base URL: which of those that were given. It may hold a password, and is not repeated.
+    #[error(
+        "URL {0} is not a base URL like http://127.0.0.1:8000/v1, without user, password or query (a key for the servers goes \
+         into a file)"
+    )]
+    Url(usize),
     /// The certificates or the key cannot be read.
     #[error("the certificates cannot be used: {0}")]
     Tls(reqwest::Error),
@@ -381,9 +384,9 @@ fn client(config: &UpstreamConfig) -> Result<Client, UpstreamError> {
 }
 
 /// Reads a base URL.
-fn base(text: &str) -> Result<Url, UpstreamError> {
-    let failed = || UpstreamError::Url(text.to_owned());
-    let url = Url::parse(text.trim_end_matches('/')).map_err(|_| failed())?;
-    let plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
-    if matches!(url.scheme(), "http" | "https") && url.has_host() && plain { Ok(url) } else { Err(failed()) }
+fn base(text: &str) -> Option<Url> {
+    let url = Url::parse(text.trim_end_matches('/')).ok()?;
+    let nobodys = url.username().is_empty() && url.password().is_none();
+    let plain = nobodys && url.query().is_none() && url.fragment().is_none();
+    (matches!(url.scheme(), "http" | "https") && url.has_host() && plain).then_some(url)
 }

@@ -558,8 +558,11 @@ async fn servers_that_are_not_there_are_told_of() {
     let engine = UpstreamEngine::connect(named).await.unwrap();
     assert_eq!(ask(&engine, asking("a")).await.end, Some(Err(Failure::Engine)));
     assert!(!engine.status().healthy);
-    let wrong = UpstreamConfig::new(vec!["nonsense".into()]);
-    assert!(matches!(UpstreamEngine::connect(wrong).await, Err(UpstreamError::Url(_))));
+    for wrong in ["nonsense", "u:s3cret@h:1/v1", "http://:s3cret@h/v1", "http://h/v1?key=s3cret"] {
+        let wrong = UpstreamConfig::new(vec!["http://127.0.0.1:1/v1".into(), wrong.into()]);
+        let error = UpstreamEngine::connect(wrong).await.unwrap_err();
+        assert!(matches!(error, UpstreamError::Url(2)), "{error:?}");
+    }
     let tls = UpstreamConfig {
         trust: Some(b"-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n".to_vec()),
         ..UpstreamConfig::new(vec!["https://localhost/v1".into()])

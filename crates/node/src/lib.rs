@@ -29,6 +29,7 @@ pub mod peer;
 mod pieces;
 mod process;
 pub mod proxy_protocol;
+mod regular;
 pub mod reload;
 pub mod server;
 pub mod systemd;

@@ -41,7 +41,8 @@ use crate::{
     reload::Reloads,
 };
 use acme::Acme;
-use ends::{Ends, Near};
+use certificate::Validity;
+use ends::{Ends, Worry};
 use files::Stamps;
 
 /// How often an operator is reminded of a certificate that is about to end.
@@ -74,9 +75,9 @@ impl Tls {
             CertificateSource::Files { .. } => None,
             CertificateSource::Acme(settings) => Some(Acme::prepare(settings, &ends)?),
         };
-        let (server, not_after) = read(config, acme.as_ref())?;
-        if let Some(not_after) = not_after {
-            ends.tell(not_after);
+        let (server, validity) = read(config, acme.as_ref())?;
+        if let Some(validity) = validity {
+            ends.tell(validity);
         }
         let serving = RwLock::new(Arc::new(server));
         Ok(Arc::new(Self { config: config.clone(), serving, ends, seen: Mutex::new(seen), acme }))
@@ -104,16 +105,16 @@ impl Tls {
         told(self.read_again());
     }
 
-    /// When the certificate ends, if that is soon, or was.
-    pub(crate) fn near_end(&self) -> Option<Near> {
-        self.ends.near()
+    /// Why the certificate is not valid, or will not be for long.
+    pub(crate) fn worry(&self) -> Option<Worry> {
+        self.ends.worry()
     }
 
     fn read_again(&self) -> Result<(), TlsError> {
-        let (server, not_after) = read(&self.config, self.acme.as_ref())?;
-        if let Some(not_after) = not_after {
-            self.ends.refuse_worse(not_after)?;
-            self.ends.tell(not_after);
+        let (server, validity) = read(&self.config, self.acme.as_ref())?;
+        if let Some(validity) = validity {
+            self.ends.refuse_worse(validity)?;
+            self.ends.tell(validity);
         }
         *self.serving.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(server);
         Ok(())
@@ -156,7 +157,7 @@ impl Tls {
                 () = stop.cancelled() => return,
                 _ = looks.tick() => tokio::task::spawn_blocking(move || tls.reload_changed()),
                 _ = reminders.tick() => {
-                    self.ends.warn_if_soon();
+                    self.ends.warn();
                     continue;
                 }
             };
@@ -182,16 +183,16 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(default_provider())
 }
 
-/// What the files make of `config`, and when the certificate in them ends, where there is one.
-fn read(config: &TlsConfig, acme: Option<&Acme>) -> Result<(ServerConfig, Option<i64>), TlsError> {
-    let (resolver, not_after): (Arc<dyn ResolvesServerCert>, _) = match &config.certificate {
+/// What the files make of `config`, and when the certificate in them is valid, where there is one.
+fn read(config: &TlsConfig, acme: Option<&Acme>) -> Result<(ServerConfig, Option<Validity>), TlsError> {
+    let (resolver, validity): (Arc<dyn ResolvesServerCert>, _) = match &config.certificate {
         CertificateSource::Files { chain, key } => {
             let shown = certificate::read(chain, key)?;
-            (Arc::new(SingleCertAndKey::from(shown.certified)), Some(shown.not_after))
+            (Arc::new(SingleCertAndKey::from(shown.certified)), Some(shown.validity))
         }
         CertificateSource::Acme(_) => (acme.ok_or(TlsError::NoAcme)?.resolver(), None),
     };
-    Ok((server(config, resolver)?, not_after))
+    Ok((server(config, resolver)?, validity))
 }
 
 fn server(config: &TlsConfig, resolver: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, TlsError> {

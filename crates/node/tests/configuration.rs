@@ -231,8 +231,10 @@ fn check_refuses_what_would_not_start() {
     let dir = tempfile::tempdir().unwrap();
     let check = |env: &[(&str, &str)]| refused(dir.path(), env, &["config", "check"]);
     assert!(check(&[("RUST_LOG", "fabstir=foo=bar,,")]).contains("RUST_LOG"));
-    let both = [("LISTEN_ADDR", "127.0.0.1:9"), ("METRICS_LISTEN", "127.0.0.1:9")];
-    assert!(check(&both).contains("LISTEN_ADDR and METRICS_LISTEN contradict each other"));
+    for metrics in ["127.0.0.1:9", "0.0.0.0:9", "[::]:9"] {
+        let both = [("LISTEN_ADDR", "127.0.0.1:9"), ("METRICS_LISTEN", metrics)];
+        assert!(check(&both).contains("LISTEN_ADDR and METRICS_LISTEN contradict each other"), "{metrics}");
+    }
     fs::write(dir.path().join("a-file"), "").unwrap();
     assert!(check(&[("ADMIN_SOCKET", "a-file")]).contains("is there, and is no socket"));
     assert!(check(&[("USAGE_DIR", "a-file")]).contains("is there, and is no folder"));

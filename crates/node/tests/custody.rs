@@ -121,6 +121,42 @@ async fn a_key_from_a_keystore_with_a_password_and_with_the_empty_one() {
     }
 }
 
+/// A password that was typed cannot be had again: nobody is asked while the node runs, and whatever else is to be read again
+/// does not wait for them.
+#[test]
+fn a_key_whose_password_is_typed_stays_and_holds_up_no_reload() {
+    let place = Place::new();
+    let (text, _) = write_keystore(&place.bytes(), b"correct horse", Cost::Light, &mut rng()).unwrap();
+    let (keystore, allowed) =
+        (place.file("keystore.json", text.as_text().unwrap()), place.file("allowed", "# nobody\n"));
+    let socket = place.path("admin.sock").display().to_string();
+    let env = [
+        ("HOST_KEYSTORE_FILE", &*keystore),
+        ("ADMIN_SOCKET", &*socket),
+        ("ALLOWED_CLIENTS_FILE", &*allowed),
+        ("RUST_LOG", "info"),
+    ];
+    // At a terminal, which util-linux's `script` makes.
+    let settings = place.command(&env);
+    let node = std::iter::once(settings.get_program()).chain(settings.get_args());
+    let line = node.map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ");
+    let mut terminal = Command::new("script");
+    terminal.args(["-qefc", &format!("exec {line}"), "/dev/null"]).current_dir(place.dir.path()).env_clear();
+    terminal.envs(settings.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    terminal.stdin(std::fs::File::open(place.file("typed", "correct horse\n")).unwrap());
+    let node = NodeProcess::run(terminal, &place.secret);
+    node.said.wait_for("Private key loaded successfully");
+    let reload = place.command(&env).arg("reload").output().unwrap();
+    let said = String::from_utf8_lossy(&reload.stdout);
+    assert!(
+        said.contains("typed at the terminal") && said.contains("HOST_KEYSTORE_PASSWORD_FILE"),
+        "{reload:?}"
+    );
+    assert!(said.contains("lists of clients"), "{said}");
+    assert!(place.command(&env).arg("drain").output().unwrap().status.success());
+    node.finish();
+}
+
 /// SoftHSM's tokens in a folder, one of them with the key, which cannot be had from it again.
 fn token(place: &Place) -> (String, String, String) {
     let tokens = place.path("tokens");

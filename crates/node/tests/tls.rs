@@ -184,6 +184,16 @@ async fn files_that_are_no_pair_leave_the_old_one_in_place() {
     assert!(refused().contains("cannot be read"), "no file");
     files.put(&ended);
     assert!(refused().contains("has ended"), "one that is over");
+    let early = authority.sign_with("localhost", |params| {
+        params.not_before = rcgen::date_time_ymd(2090, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2091, 1, 1);
+    });
+    files.put(&early);
+    assert!(refused().contains("is not valid before Jan  1"), "one that is not valid yet");
+    std::fs::remove_file(files.path("cert.pem")).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(files.path("cert.pem")).status().unwrap().success());
+    assert!(refused().contains("is no regular file"), "a pipe, to which nobody writes");
+    std::fs::remove_file(files.path("cert.pem")).unwrap();
     assert_ne!(shown_by(&node, authority.client()).await, *ended.certificate.der());
     assert!(is_served(&node, authority.client()).await);
     files.put(&other);

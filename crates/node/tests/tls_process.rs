@@ -118,6 +118,11 @@ fn the_check_of_settings_warns_of_a_certificate_that_has_ended_or_is_about_to() 
         params.not_after = rcgen::date_time_ymd(2021, 1, 1);
     }));
     assert!(warned().contains("the certificate has ended, on Jan  1"), "{}", warned());
+    files.put(&authority.sign_with("localhost", |params| {
+        params.not_before = rcgen::date_time_ymd(2090, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2091, 1, 1);
+    }));
+    assert!(warned().contains("the certificate is not valid before Jan  1"), "{}", warned());
 }
 
 #[tokio::test]

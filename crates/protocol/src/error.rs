@@ -238,7 +238,7 @@ codes! {
     EncryptionNotSupported "ENCRYPTION_NOT_SUPPORTED" 501 No "the node has no private key: it serves plaintext only";
     PlaintextDisabled "PLAINTEXT_DISABLED" 403 No "the node serves encrypted sessions only";
     ProtocolTooOld "PROTOCOL_TOO_OLD" 426 No "the node no longer serves this version of the protocol";
-    ClientNotAllowed "CLIENT_NOT_ALLOWED" 403 No "the client's address is not on the allow-list";
+    ClientNotAllowed "CLIENT_NOT_ALLOWED" 403 No "the client is not on the allow-list, or is on the deny-list";
     RateLimited "RATE_LIMITED" 429 Later "too much in too short a time; retry_after_ms says how long to wait";
     NodeBusy "NODE_BUSY" 503 Later "a bound of the node is reached";
     Draining "DRAINING" 503 Later "the node is going away; try another or come back";

@@ -19,6 +19,7 @@ use tokio::{
     process::{Child, Command},
     time::{sleep, timeout},
 };
+use tokio_util::task::TaskTracker;
 
 /// How long starting, stopping and answering may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -46,11 +47,23 @@ pub(crate) struct Node {
 
 /// What a process has said.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Said(Arc<Mutex<String>>);
+pub(crate) struct Said {
+    text: Arc<Mutex<String>>,
+    ears: TaskTracker,
+}
 
 impl Said {
     fn lock(&self) -> MutexGuard<'_, String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.text.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything that a process has said which has ended: what it said last may not have been read yet.
+    pub(crate) async fn whole(&self) -> anyhow::Result<String> {
+        self.ears.close();
+        timeout(PATIENCE, self.ears.wait())
+            .await
+            .context("somebody still holds what the process spoke into")?;
+        Ok(self.text())
     }
 
     pub(crate) fn text(&self) -> String {
@@ -63,7 +76,7 @@ impl Said {
 
     fn listen(&self, stream: impl AsyncRead + Unpin + Send + 'static) {
         let said = self.clone();
-        tokio::spawn(async move {
+        self.ears.spawn(async move {
             let mut lines = BufReader::new(stream).lines();
             while let Ok(Some(line)) = lines.next_line().await {
                 let mut text = said.lock();
@@ -142,7 +155,7 @@ impl Launch {
                 break found;
             }
             if let Some(status) = child.try_wait()? {
-                bail!("the node did not start ({status}):\n{}", said.text());
+                bail!("the node did not start ({status}):\n{}", said.whole().await?);
             }
             ensure!(start.elapsed() < PATIENCE, "the node does not listen:\n{}", said.text());
             sleep(Duration::from_millis(5)).await;
@@ -199,7 +212,7 @@ impl Node {
     /// Waits until it has ended; how, and what it said.
     pub(crate) async fn ended(&mut self) -> anyhow::Result<(ExitStatus, String)> {
         let status = timeout(PATIENCE, self.child.wait()).await.context("the node does not end")??;
-        Ok((status, self.said.text()))
+        Ok((status, self.said.whole().await?))
     }
 
     /// SIGTERM, and the end; anything but 0 is an error.

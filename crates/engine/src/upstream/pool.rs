@@ -60,8 +60,8 @@ impl Listed {
 
 impl Pool {
     pub(super) fn new(urls: &[String]) -> Result<Self, UpstreamError> {
-        let server = |text: &String| {
-            let url = base(text)?;
+        let server = |(at, text): (usize, &String)| {
+            let url = base(text).ok_or(UpstreamError::Url(at.saturating_add(1)))?;
             if url.scheme() == "http" && !is_loopback(&url) {
                 tracing::warn!(
                     server = shown(&url),
@@ -70,7 +70,7 @@ impl Pool {
             }
             Ok(Server { url, well: AtomicBool::new(true), busy: AtomicUsize::new(0) })
         };
-        let servers = urls.iter().map(server).collect::<Result<_, _>>()?;
+        let servers = urls.iter().enumerate().map(server).collect::<Result<_, _>>()?;
         Ok(Self { servers, turn: AtomicUsize::new(0) })
     }
 

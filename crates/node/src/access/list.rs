@@ -11,6 +11,8 @@ use std::{
 
 use fabstir_protocol::{ethereum::Address, identity::PublicKey};
 
+use crate::regular;
+
 /// Clients by address and by key.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub struct ClientList {
@@ -160,12 +162,7 @@ impl WatchedList {
 
 fn read(path: &Path) -> Result<ClientList, InvalidList> {
     let shown = || path.display().to_string();
-    // Who opens a pipe waits for somebody to write.
-    if fs::metadata(path).is_ok_and(|about| !about.is_file()) {
-        let reason = "it is no regular file".to_owned();
-        return Err(InvalidList::Unreadable { path: shown(), reason });
-    }
-    let text = fs::read_to_string(path)
+    let text = regular::read_text(path)
         .map_err(|error| InvalidList::Unreadable { path: shown(), reason: error.to_string() })?;
     // Some editors begin a file with a mark that nobody sees.
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);

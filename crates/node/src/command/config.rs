@@ -64,7 +64,7 @@ fn check(out: &mut impl Write, config: &Config, sources: &KeySources) -> anyhow:
     }
     check_files(config)?;
     let tls = config.tls.as_ref().map(Tls::load).transpose()?;
-    if let Some(told) = tls.and_then(|tls| tls.near_end()) {
+    if let Some(told) = tls.and_then(|tls| tls.worry()) {
         writeln!(io::stderr(), "warning: TLS_CERT_FILE: {told}")?;
     }
     let folders =

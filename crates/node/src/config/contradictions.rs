@@ -1,5 +1,7 @@
 //! Settings that cannot stand side by side.
 
+use std::net::SocketAddr;
+
 use fabstir_protocol::{v1::InitMemoryLimits, v2::MAX_FRAME_LEN};
 
 use super::{Args, ConfigError};
@@ -31,7 +33,7 @@ impl Args {
         ];
         refuse_both(&pairs)?;
         let (listen, metrics) = (self.listen_addr, self.operation.metrics_listen);
-        if metrics == Some(listen) && listen.port() != 0 {
+        if metrics.is_some_and(|metrics| overlap(listen, metrics)) {
             return Err(ConfigError::Contradiction { one: "LISTEN_ADDR", other: "METRICS_LISTEN" });
         }
         if has_key && self.limits.max_frame_bytes.get() < MAX_FRAME_LEN {
@@ -49,6 +51,13 @@ impl Args {
         }
         Ok(())
     }
+}
+
+/// Whether two addresses are the same, or one is every address of the machine and has the other in it.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let every = |address: SocketAddr| address.ip().is_unspecified();
+    let port = one.port() == other.port() && one.port() != 0;
+    port && (one.ip() == other.ip() || every(one) || every(other))
 }
 
 /// Refuses two settings that contradict each other, each with whether it is set.

@@ -85,6 +85,11 @@ impl KeySources {
         self
     }
 
+    /// Whether following these settings asks somebody at the terminal.
+    pub fn ask(&self) -> bool {
+        self.current.iter().chain(&self.previous).any(KeySource::asks)
+    }
+
     /// The setting that names a key before, or a statement, where one does: else both are found beside the key's file.
     pub fn names_the_one_before(&self) -> Option<&'static str> {
         let KeyArgs { previous_private_key_file, previous_keystore_file, previous_pkcs11_uri, .. } =

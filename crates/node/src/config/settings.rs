@@ -310,26 +310,30 @@ fn redacted(name: &str, value: &str) -> String {
     }
 }
 
-/// A URL without user, password and query.
+/// A URL without user, password and query. What is none is refused at the start, and may hold a password all the same.
 fn bare_url(url: &str) -> String {
-    let (url, hidden) = match url.find(['?', '#']) {
-        Some(at) => (url.get(..at).unwrap_or_default(), "?(not shown)"),
-        None => (url, ""),
-    };
-    let Some((scheme, rest)) = url.split_once("://") else { return format!("{url}{hidden}") };
-    let end = rest.find('/').unwrap_or(rest.len());
-    match rest.get(..end).and_then(|authority| authority.rsplit_once('@')) {
-        Some((user, _)) => {
-            format!("{scheme}://(not shown){}{hidden}", rest.get(user.len()..).unwrap_or_default())
-        }
-        None => format!("{url}{hidden}"),
-    }
+    let parsed = reqwest::Url::parse(url.trim()).ok().filter(reqwest::Url::has_host);
+    let Some(parsed) = parsed else { return "(no URL, not shown)".to_owned() };
+    let user = parsed.username().is_empty() && parsed.password().is_none();
+    let query = parsed.query().is_none() && parsed.fragment().is_none();
+    let port = parsed.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!(
+        "{}://{}{}{port}{}{}",
+        parsed.scheme(),
+        if user { "" } else { "(not shown)@" },
+        parsed.host_str().unwrap_or_default(),
+        parsed.path().trim_end_matches('/'),
+        if query { "" } else { "?(not shown)" },
+    )
 }
 
 fn without_pin(uri: &str) -> String {
-    let Some((before, rest)) = uri.split_once("pin-value=") else { return uri.to_owned() };
+    let name = "pin-value=";
+    // Names of attributes are in small letters, and a URI that breaks that rule is refused elsewhere: here nothing is shown of it.
+    let Some(at) = uri.to_ascii_lowercase().find(name) else { return uri.to_owned() };
+    let (before, rest) = uri.split_at(at.saturating_add(name.len()));
     let end = rest.find(['&', ';']).unwrap_or(rest.len());
-    format!("{before}pin-value=(not shown){}", rest.get(end..).unwrap_or_default())
+    format!("{before}(not shown){}", rest.get(end..).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use fabstir_protocol::{
 use rand_core::CryptoRng;
 use tokio::time::Instant;
 
-use super::{NodeKey, session_key_store::lock};
+use super::{NodeKey, lock};
 use crate::metrics;
 
 /// How long a channel key is advertised, and how long it opens handshakes after the next one took its place.

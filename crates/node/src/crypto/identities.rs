@@ -13,7 +13,7 @@ use fabstir_protocol::{
 use rand_core::CryptoRng;
 use tokio::time::Instant;
 
-use super::{ChannelKey, ChannelKeyTimes, ChannelKeys, NodeKey, session_key_store::lock};
+use super::{ChannelKey, ChannelKeyTimes, ChannelKeys, NodeKey, lock};
 use crate::metrics;
 
 /// An identity and the channel keys that it certifies: a channel key belongs to one identity.

@@ -13,7 +13,7 @@ use fabstir_protocol::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::session_key_store::lock;
+use super::lock;
 use crate::{conversation::Conversation, ledger::Account};
 
 /// A session on a connection: its key, unless it is a plaintext one, and its conversation.

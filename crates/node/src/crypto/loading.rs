@@ -8,6 +8,7 @@ use super::{InvalidNodeKey, Keys, NodeKey, RotationError};
 use crate::{
     config::{Config, ConfigError, KeySources},
     node::Node,
+    regular,
 };
 
 /// Why the node's keys cannot be used.
@@ -82,6 +83,10 @@ pub fn load_keys(sources: &KeySources, config: &Config) -> Result<Option<Keys>, 
 /// [`ReloadError`]; nothing changes then.
 pub fn reload_keys(node: &Node, sources: &KeySources) -> Result<Reloaded, ReloadError> {
     let Some(sources) = sources.again()? else { return Ok(Reloaded::Fixed) };
+    // Nobody sits at a service's terminal, and everything else that is to be read again would wait for them.
+    if sources.ask() {
+        return Ok(Reloaded::Typed);
+    }
     let Some(keys) = load_keys(&sources, &node.config)? else { return Ok(Reloaded::Fixed) };
     let address = keys.current.address();
     let now = node.identity().map(|identity| identity.key.address());
@@ -102,6 +107,8 @@ pub fn reload_keys(node: &Node, sources: &KeySources) -> Result<Reloaded, Reload
 pub enum Reloaded {
     /// The key came as a text, or there is none: it stays what it is until the node starts again.
     Fixed,
+    /// Its password or PIN is typed: it stays what it is until the node starts again.
+    Typed,
     /// The key is the one that the node has.
     Same,
     /// The node has another identity.
@@ -112,6 +119,10 @@ impl std::fmt::Display for Reloaded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Fixed => "it came as a text, or there is none: it stays until the node starts again",
+            Self::Typed => {
+                "its password or PIN is typed at the terminal: it stays until the node starts again; name a file with it \
+                 (HOST_KEYSTORE_PASSWORD_FILE, PKCS11_PIN_FILE) to have it followed while the node runs"
+            }
             Self::Same => "it is the one that the node has",
             Self::Rotated => "it is another one: the identity key was rotated",
         })
@@ -132,6 +143,6 @@ pub enum ReloadError {
 
 pub(crate) fn read_rotation(path: &Path) -> Result<SignedRotation, KeysError> {
     let fault = |reason: String| KeysError::Rotation { path: path.display().to_string(), reason };
-    let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+    let text = regular::read_text(path).map_err(|error| fault(error.to_string()))?;
     serde_json::from_str(&text).map_err(|_| fault("it is no rotation, as `keys rotate` writes it".into()))
 }

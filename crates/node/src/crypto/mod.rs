@@ -4,6 +4,7 @@ mod channel_keys;
 mod identities;
 mod live_session;
 mod loading;
+mod lock;
 mod node_key;
 mod session_key_store;
 
@@ -26,8 +27,8 @@ pub use identities::{Identities, Identity, IdentitySettings, Keys, RotationError
 pub use live_session::{LiveSession, SealedMessage};
 pub(crate) use loading::read_rotation;
 pub use loading::{KeysError, ReloadError, Reloaded, load_keys, reload_keys};
+pub(crate) use lock::lock;
 pub use node_key::{InvalidNodeKey, NodeKey, TestKeys};
-pub(crate) use session_key_store::lock;
 pub use session_key_store::{
     ConnectionId, OpenRefused, Running, SessionKeyMetrics, SessionKeyStore, StoreLimits,
 };

@@ -3,27 +3,32 @@
 //! A live key belongs to (connection, session id), a conversation to (verified address, session id), so a
 //! stranger who names somebody's session id meets nothing but their own conversation.
 
+mod records;
+mod refused;
+
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
 use fabstir_protocol::{
-    Error,
     error::ReplayError,
-    ethereum::Address,
     id::SessionId,
-    identity::InvalidSignature,
-    v1::{Established, InitMemory, InitMemoryLimits, Network, NotRemembered, Owner, ProcessSecret, Session},
+    v1::{Established, InitMemory, InitMemoryLimits, Network, Owner, ProcessSecret, Session},
 };
 use rand_core::CryptoRng;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::LiveSession;
+pub use refused::OpenRefused;
+
+use self::{
+    records::{ConversationKey, Holder, Record},
+    refused::OpenFault,
+};
+use super::{LiveSession, lock};
 use crate::{
-    conversation::Conversation,
     ledger::{Account, Client, EndReason, Ledger},
     limits::Limit,
     node::Clock,
@@ -48,42 +53,6 @@ pub struct StoreLimits {
     pub grace: Duration,
 }
 
-/// Why a session was not opened.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum OpenRefused {
-    /// The protocol says no.
-    Protocol(OpenFault),
-    /// A bound is reached.
-    Full(Limit),
-}
-
-/// What the protocol has against an init that is in itself in order.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum OpenFault {
-    /// The id is held by another owner on this connection.
-    OtherOwner,
-    /// Seen before.
-    Replay(ReplayError),
-}
-
-impl From<OpenFault> for Error {
-    fn from(fault: OpenFault) -> Self {
-        match fault {
-            OpenFault::OtherOwner => InvalidSignature.into(),
-            OpenFault::Replay(replay) => replay.into(),
-        }
-    }
-}
-
-impl From<NotRemembered> for OpenRefused {
-    fn from(refused: NotRemembered) -> Self {
-        match refused {
-            NotRemembered::Replay(replay) => Self::Protocol(OpenFault::Replay(replay)),
-            NotRemembered::Full(_) => Self::Full(Limit::RememberedInits),
-        }
-    }
-}
-
 /// What `/v1/metrics/session_keys` answers.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, schemars::JsonSchema, serde::Serialize)]
 pub struct SessionKeyMetrics {
@@ -95,53 +64,6 @@ pub struct SessionKeyMetrics {
     pub memory_usage_estimate_bytes: usize,
     /// Keys that expired, since start.
     pub expired_keys_cleaned: u64,
-}
-
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-enum ConversationKey {
-    Claimed(Address, SessionId),
-    Connection(ConnectionId, SessionId),
-}
-
-impl ConversationKey {
-    fn of(owner: Option<Owner>, connection: ConnectionId, id: &SessionId) -> Self {
-        match owner {
-            Some(Owner::Verified(address)) => Self::Claimed(address, id.clone()),
-            Some(Owner::Unclaimed(_)) | None => Self::Connection(connection, id.clone()),
-        }
-    }
-
-    fn session_id(&self) -> &SessionId {
-        match self {
-            Self::Claimed(_, id) | Self::Connection(_, id) => id,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Holder {
-    Connection(ConnectionId),
-    NobodySince(Instant),
-}
-
-#[derive(Debug)]
-struct Record {
-    number: u64,
-    conversation: Arc<Conversation>,
-    holder: Holder,
-    first_init: Instant,
-    last_active: Instant,
-    running: usize,
-}
-
-impl Record {
-    fn is_expired(&self, limits: &StoreLimits, now: Instant) -> bool {
-        let over = |since: Instant, limit| now.saturating_duration_since(since) >= limit;
-        let abandoned = matches!(self.holder, Holder::NobodySince(since) if over(since, limits.grace));
-        abandoned
-            || over(self.first_init, limits.session_max)
-            || (self.running == 0 && over(self.last_active, limits.ttl))
-    }
 }
 
 #[derive(Debug)]
@@ -545,9 +467,4 @@ impl Drop for Running {
             record.last_active = Instant::now();
         });
     }
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What these locks guard is whole between any two statements, so a panic elsewhere has not broken it.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,8 +1,8 @@
 //! The usage on disk: a file for each day, to which lines are only ever added.
 //!
 //! A line says what was used since the line before it. So a process that still drains and the one that follows it may
-//! write to the same file, and their lines add up. A line ends with the moment at which it was written: what is cut
-//! off in the middle, by a crash or a full disk, does not end so and is not counted.
+//! write to the same file, and their lines add up. A line ends with the moment at which it was written and an end of
+//! line: what is cut off before that, by a crash or a full disk, is not counted.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -46,7 +46,9 @@ impl Files {
             let name = entry?.file_name();
             let Some(day) = name.to_str().and_then(day_of).filter(|day| *day >= first) else { continue };
             let text = String::from_utf8_lossy(&fs::read(self.path(day))?).into_owned();
-            lines.extend(text.split('\n').filter_map(parse).map(|(client, counts)| (day, client, counts)));
+            // Without its end of line a line came back to whoever wrote it.
+            let ended = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+            lines.extend(ended.filter_map(parse).map(|(client, counts)| (day, client, counts)));
         }
         Ok(lines)
     }
@@ -74,7 +76,10 @@ impl Files {
     }
 }
 
-/// Opens a day's file to add to it. A last line that was cut off is ended, so that the next one begins anew.
+/// What ends a line that was cut off: with it no line is whole, not even one that lacked its end of line alone.
+const CUT_OFF: &[u8] = b",cut off\n";
+
+/// Opens a day's file to add to it. A last line that was cut off is ended as such, so that the next one begins anew.
 fn open(path: &Path) -> io::Result<File> {
     let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
     file.set_permissions(Permissions::from_mode(0o600))?;
@@ -87,7 +92,7 @@ fn open(path: &Path) -> io::Result<File> {
     let mut last = [0];
     file.read_exact(&mut last)?;
     if last != *b"\n" {
-        file.write_all(b"\n")?;
+        file.write_all(CUT_OFF)?;
     }
     Ok(file)
 }
@@ -178,8 +183,9 @@ mod tests {
         let path = files.path(day());
         let whole = fs::read_to_string(&path).unwrap();
         let last = whole.lines().last().unwrap();
-        for cut in 0..last.len() {
+        for cut in 0..=last.len() {
             fs::write(&path, format!("{whole}{}", &last[..cut])).unwrap();
+            assert_eq!(sum(&files), 1, "before the next line, cut after {cut} bytes");
             assert!(files.append(day(), lines(10)).1.is_ok());
             assert_eq!(sum(&files), 11, "cut after {cut} bytes");
         }

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     TlsError,
-    certificate::{certificates, not_after},
+    certificate::{Validity, certificates},
     ends::Ends,
     provider,
 };
@@ -120,8 +120,8 @@ struct Cache {
 impl Cache {
     fn saw(&self, pem: &[u8]) {
         let first = CertificateDer::pem_slice_iter(pem).next().and_then(Result::ok);
-        if let Some(not_after) = first.and_then(|first| not_after(&first)) {
-            self.ends.tell(not_after);
+        if let Some(validity) = first.and_then(|first| Validity::of(&first)) {
+            self.ends.tell(validity);
         }
     }
 }

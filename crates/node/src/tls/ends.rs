@@ -1,73 +1,97 @@
-//! When the node's certificate ends: measured, and said before it happens.
+//! When the node's certificate is valid: measured, and said before it ends.
 
 use std::{
     fmt,
-    sync::atomic::{AtomicI64, Ordering},
+    sync::Mutex,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use x509_parser::time::ASN1Time;
 
-use super::TlsError;
-use crate::metrics;
+use super::{TlsError, certificate::Validity};
+use crate::{crypto::lock, metrics};
 
 /// From how many seconds before its end a certificate is warned about.
 const SOON: i64 = 14 * DAY;
 const DAY: i64 = 24 * 60 * 60;
 
-/// The end of the certificate that is served, in unix seconds; 0 while there is none.
+/// When the certificate that is served is valid; `None` while there is none.
 #[derive(Debug, Default)]
-pub(super) struct Ends(AtomicI64);
+pub(super) struct Ends(Mutex<Option<Validity>>);
 
 impl Ends {
-    /// A certificate that ends at `not_after` is served from now on.
-    pub(super) fn tell(&self, not_after: i64) {
-        self.0.store(not_after, Ordering::Relaxed);
-        metrics::tls_certificate_expires(not_after);
-        tracing::info!(event = "tls_certificate", not_after = %date(not_after), "TLS certificate loaded");
-        self.warn_if_soon();
+    /// A certificate is served from now on.
+    pub(super) fn tell(&self, validity: Validity) {
+        *lock(&self.0) = Some(validity);
+        metrics::tls_certificate_expires(validity.not_after);
+        tracing::info!(event = "tls_certificate", not_after = %date(validity.not_after), "TLS certificate loaded");
+        self.warn();
     }
 
-    /// Refuses a certificate that has ended in the place of one that has not.
-    pub(super) fn refuse_worse(&self, not_after: i64) -> Result<(), TlsError> {
+    /// Refuses a certificate that is not valid in the place of one that is.
+    pub(super) fn refuse_worse(&self, next: Validity) -> Result<(), TlsError> {
         let now = unix_now();
-        if not_after <= now && now < self.0.load(Ordering::Relaxed) { Err(TlsError::Ended) } else { Ok(()) }
+        if next.holds(now) || !lock(&self.0).is_some_and(|served| served.holds(now)) {
+            return Ok(());
+        }
+        Err(if now < next.not_before { TlsError::Early(date(next.not_before)) } else { TlsError::Ended })
     }
 
-    /// Says so in the log where the end is near, or over.
-    pub(super) fn warn_if_soon(&self) {
-        let Some(Near { not_after, days }) = self.near() else { return };
-        if days < 0 {
-            tracing::warn!(event = "tls_certificate", %not_after, "the TLS certificate has ended: renew it");
-        } else {
-            tracing::warn!(event = "tls_certificate", %not_after, days, "the TLS certificate ends soon: renew it");
+    /// Says in the log what there is to worry about.
+    pub(super) fn warn(&self) {
+        match self.worry() {
+            None => {}
+            Some(Worry::Early(not_before)) => {
+                tracing::warn!(event = "tls_certificate", %not_before, "the TLS certificate is not valid yet: clients refuse it");
+            }
+            Some(Worry::Ended(not_after)) => {
+                tracing::warn!(event = "tls_certificate", %not_after, "the TLS certificate has ended: renew it");
+            }
+            Some(Worry::Soon { not_after, days }) => {
+                tracing::warn!(event = "tls_certificate", %not_after, days, "the TLS certificate ends soon: renew it");
+            }
         }
     }
 
-    /// When the certificate ends, if that is soon, or was.
-    pub(super) fn near(&self) -> Option<Near> {
-        let not_after = self.0.load(Ordering::Relaxed);
-        let left = not_after.saturating_sub(unix_now());
-        let days = if left <= 0 { -1 } else { left.div_euclid(DAY) };
-        (not_after != 0 && left <= SOON).then(|| Near { not_after: date(not_after), days })
+    /// Why the certificate is not valid, or will not be for long.
+    pub(super) fn worry(&self) -> Option<Worry> {
+        let Validity { not_before, not_after } = (*lock(&self.0))?;
+        let now = unix_now();
+        let left = not_after.saturating_sub(now);
+        if left <= 0 {
+            return Some(Worry::Ended(date(not_after)));
+        }
+        if now < not_before {
+            return Some(Worry::Early(date(not_before)));
+        }
+        (left <= SOON).then(|| Worry::Soon { not_after: date(not_after), days: left.div_euclid(DAY) })
     }
 }
 
-/// An end that is near.
+/// What there is to worry about a certificate.
 #[derive(Debug)]
-pub(crate) struct Near {
-    not_after: String,
-    /// Whole days that are left, below 0 when it is over.
-    days: i64,
+pub(crate) enum Worry {
+    /// It will be valid from then on.
+    Early(String),
+    /// It was valid until then.
+    Ended(String),
+    /// It ends in so many whole days.
+    Soon { not_after: String, days: i64 },
 }
 
-impl fmt::Display for Near {
+impl fmt::Display for Worry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { not_after, days } = self;
-        if *days < 0 {
-            write!(f, "the certificate has ended, on {not_after}: clients refuse it; renew it")
-        } else {
-            write!(f, "the certificate ends in {days} days, on {not_after}: renew it")
+        match self {
+            Self::Early(not_before) => write!(
+                f,
+                "the certificate is not valid before {not_before}: clients refuse it until then; look at this machine's clock"
+            ),
+            Self::Ended(not_after) => {
+                write!(f, "the certificate has ended, on {not_after}: clients refuse it; renew it")
+            }
+            Self::Soon { not_after, days } => {
+                write!(f, "the certificate ends in {days} days, on {not_after}: renew it")
+            }
         }
     }
 }

@@ -22,6 +22,8 @@ pub enum TlsError {
     Unmatched,
     #[error("the certificate in TLS_CERT_FILE has ended, and the one before has not")]
     Ended,
+    #[error("the certificate in TLS_CERT_FILE is not valid before {0}, and the one before is valid now")]
+    Early(String),
     #[error("TLS_CLIENT_PINS_FILE, line {line}: not a SHA-256 in hex, which has 64 digits")]
     Pin { line: usize },
     #[error("TLS_CLIENT_PINS_FILE is empty: a file that is to admit nobody says so in a comment (#)")]

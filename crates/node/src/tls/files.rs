@@ -9,11 +9,14 @@ use std::{
 use fabstir_custody::{Secret, SecretFileError, read_secret_file};
 
 use super::TlsError;
-use crate::config::{CertificateSource, TlsConfig};
+use crate::{
+    config::{CertificateSource, TlsConfig},
+    regular,
+};
 
 /// Everything in the file of a setting.
 pub(super) fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(path).map_err(|source| TlsError::File { setting, path: path.into(), source })
+    regular::read(path).map_err(|source| TlsError::File { setting, path: path.into(), source })
 }
 
 /// The text of a key, wiped on drop. A file that others may read is refused.

@@ -52,13 +52,16 @@ pub(crate) async fn run(context: &Context) -> anyhow::Result<Outcome> {
             behind.set(manner);
             let mut peer = Peer::open(&node, version, Ipv4Addr::LOCALHOST).await?;
             let start = Instant::now();
-            let (passes, _) = passes_for_whole(&mut peer).await?;
+            let case = || format!("a server that {what}, {}", version.as_str());
+            let (passes, _) = passes_for_whole(&mut peer).await.with_context(case)?;
             took.push(start.elapsed().as_secs_f64());
             if passes {
                 whole.push(format!("{what}, {}", version.as_str()));
             }
             behind.set(GOOD);
-            back = back.saturating_add(usize::from(answers_again(&mut peer).await?));
+            back = back.saturating_add(usize::from(
+                answers_again(&mut peer).await.with_context(|| format!("after {}", case()))?,
+            ));
         }
     }
     let asked = WRONG.len().saturating_mul(2);

@@ -135,7 +135,7 @@ async fn no_room(context: &Context) -> anyhow::Result<Outcome> {
         let (mut child, said) = launch.spawn(&context.binary)?;
         let status = timeout(PATIENCE, child.wait()).await.context("the node does not give up")??;
         ended = ended.saturating_add(usize::from(status.code() == Some(1)));
-        let text = said.text();
+        let text = said.whole().await?;
         // Both streams are read side by side: the last line read need not be the last one said.
         let sentence = text.lines().find(|line| line.starts_with("Error: "));
         match sentence {

@@ -155,7 +155,7 @@ async fn disk(context: &Context) -> anyhow::Result<Outcome> {
     }
     let (mut child, said) = launch.spawn(&context.binary)?;
     let status = timeout(PATIENCE, child.wait()).await.context("the node does not give up")??;
-    let told = said.text();
+    let told = said.whole().await?;
     let clear = told.contains("No space left") && told.contains("hf:owner/repo/m.gguf");
     outcome.all(
         "the disk is full while a model is fetched: the start ends",

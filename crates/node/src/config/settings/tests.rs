@@ -116,6 +116,15 @@ fn what_is_secret_in_a_setting_is_not_shown() {
     assert!(!format!("{:?}", settings.all).contains("s3cret"));
     assert_eq!(one(&settings, "engine_url").0, "http://(not shown)@h:1/p,http://g/v1?(not shown)");
     assert_eq!(one(&settings, "pkcs11_uri").0, "pkcs11:token=a?pin-value=(not shown)&module-path=/m");
+    // What will be refused at the start is shown before that.
+    for url in
+        ["u:s3cret@h:1/p", "http//u:s3cret@h", "http://u:s3cret", "http://u:s3cret/x@h", "s3cret", "u:s3cret"]
+    {
+        let settings =
+            place.read(&["--engine-url", url, "--pkcs11-uri", "pkcs11:a?PIN-Value=s3cret"], &[], "");
+        let settings = settings.unwrap();
+        assert!(!format!("{:?}", settings.all).contains("s3cret"), "{url}: {settings:?}");
+    }
 }
 
 /// Of a new setting with such a name somebody decides here whether it is shown.
