@@ -84,6 +84,8 @@ pub enum InjectedFault {
     Panic,
     /// The next step does not end.
     Hang,
+    /// The next choice of tokens does not end.
+    HangInChoice,
     /// The next step finds no room in the KV cache.
     NoRoom,
 }

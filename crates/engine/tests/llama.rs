@@ -277,18 +277,29 @@ async fn without_room_what_idle_slots_hold_makes_way_and_nobody_sees_an_error() 
     assert_eq!((again.1, again.3.text), (0, first.text), "what it held has made way");
 }
 
-#[tokio::test]
-async fn a_step_that_does_not_end_is_given_up() {
+async fn is_given_up(fault: InjectedFault) {
     let config = LlamaConfig { step_timeout: Duration::from_secs(2), ..config() };
     let engine = LlamaEngine::load(config, |_| {}).unwrap();
     let long = || Request { max_tokens: None, ..asking("Write a very long story.") };
     let mut running = engine.submit(long()).unwrap();
     running.outputs.recv().await.unwrap();
-    engine.inject(InjectedFault::Hang);
-    assert_eq!(read(running).await.end, Err(Failure::Engine));
+    engine.inject(fault);
+    let told = tokio::time::timeout(Duration::from_secs(120), read(running)).await.unwrap();
+    assert_eq!(told.end, Err(Failure::Engine));
     let after = answer(&engine, asking("What is the capital of France?")).await;
     assert!(after.text.contains("Paris"), "{after:?}");
     assert_eq!(engine.status().restarts, 1);
+}
+
+#[tokio::test]
+async fn a_step_that_does_not_end_is_given_up() {
+    is_given_up(InjectedFault::Hang).await;
+}
+
+/// A grammar that a token is chosen by is of a stranger's making.
+#[tokio::test]
+async fn a_choice_of_tokens_that_does_not_end_is_given_up() {
+    is_given_up(InjectedFault::HangInChoice).await;
 }
 
 fn turns(before: &str, answered: &str, now: &str) -> Vec<Message> {

@@ -34,24 +34,29 @@ pub(super) type Progress = Box<dyn FnMut(f32) + Send>;
 #[derive(Debug)]
 pub(super) struct Life {
     born: Instant,
-    /// Milliseconds from `born` to the begin of the step at work, and one; 0 between steps.
-    step_since: AtomicU64,
+    /// Milliseconds from `born` to when what is at work began, and one; 0 at rest.
+    at_work_since: AtomicU64,
     abandoned: AtomicBool,
 }
 
 impl Life {
     fn new() -> Self {
-        Self { born: Instant::now(), step_since: AtomicU64::new(0), abandoned: AtomicBool::new(false) }
+        Self { born: Instant::now(), at_work_since: AtomicU64::new(0), abandoned: AtomicBool::new(false) }
     }
 
     fn age(&self) -> u64 {
         u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
     }
 
-    /// Takes note that a step begins; it ends when the guard is dropped.
-    pub(super) fn step(&self) -> Step<'_> {
-        self.step_since.store(self.age(), Ordering::Release);
-        Step(self)
+    /// Takes note that something begins which is to end soon, and that what was before has ended: a step of the model, the
+    /// choice of tokens, the preparation of a request. Whatever the thread does between two rests is watched.
+    pub(super) fn work(&self) {
+        self.at_work_since.store(self.age(), Ordering::Release);
+    }
+
+    /// Takes note that the thread waits for something to do.
+    pub(super) fn rest(&self) {
+        self.at_work_since.store(0, Ordering::Release);
     }
 
     /// Whether another thread does the work now.
@@ -60,18 +65,8 @@ impl Life {
     }
 
     fn is_hung(&self, limit: Duration) -> bool {
-        let since = self.step_since.load(Ordering::Acquire);
+        let since = self.at_work_since.load(Ordering::Acquire);
         since > 0 && Duration::from_millis(self.age().saturating_sub(since)) > limit
-    }
-}
-
-/// A step at work.
-#[derive(Debug)]
-pub(super) struct Step<'a>(&'a Life);
-
-impl Drop for Step<'_> {
-    fn drop(&mut self) {
-        self.0.step_since.store(0, Ordering::Release);
     }
 }
 

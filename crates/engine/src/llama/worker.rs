@@ -139,6 +139,7 @@ fn serve(
             worker.take(command);
         }
         let result = worker.run(&mut context, inbox);
+        life.rest();
         if life.is_abandoned() {
             return Some(Ended::Stopped);
         }
@@ -200,6 +201,7 @@ impl Worker<'_> {
                 clear(context, &self.scheduler.forget(session))?;
                 self.cache.forget(session);
             }
+            self.life.work();
             let now = tokio::time::Instant::now();
             clear(context, &self.scheduler.reap(self.config.stalled_reader, now))?;
             self.waiting.reap(|(_, outputs)| outputs.is_cancelled());
@@ -221,6 +223,7 @@ impl Worker<'_> {
         let idle = self.scheduler.running() == 0 && self.waiting.len() == 0 && self.embedder.is_idle();
         if idle {
             self.shared.running.store(0, Ordering::Relaxed);
+            self.life.rest();
             let command = match self.config.unload_after {
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 // What only wakes the thread, say the end of a session somewhere, is no work for this model.
@@ -263,6 +266,8 @@ impl Worker<'_> {
         while !self.scheduler.free_slots().is_empty()
             && let Some((request, outputs)) = self.waiting.pop()
         {
+            // Of a stranger's making: their schema is compiled here.
+            self.life.work();
             match self.model.prepare(*request) {
                 Ok(prepared) => self.place(context, Sequence::new(outputs, prepared))?,
                 Err(failure) => outputs.send(Output::Failed(failure)),
@@ -321,13 +326,13 @@ impl Worker<'_> {
 
     /// One step of the model.
     fn step(&mut self, context: &mut Context<'_>, now: tokio::time::Instant) -> Result<(), StepFailed> {
-        let watched = self.life.step();
+        self.life.work();
         match self.fault.take() {
             Some(InjectedFault::Step) => return Err(StepFailed::Plan("injected")),
             Some(InjectedFault::Panic) => resume_unwind(Box::new("injected")),
             Some(InjectedFault::Hang) => self.hang(),
-            // Kept for when there is a step to compute.
-            Some(InjectedFault::NoRoom) => self.fault = Some(InjectedFault::NoRoom),
+            // Kept for when there is a step to compute, or tokens to choose.
+            Some(later @ (InjectedFault::NoRoom | InjectedFault::HangInChoice)) => self.fault = Some(later),
             None => {}
         }
         self.scheduler.limit_when_full(self.costs.tokens_in(LONGEST_STEP));
@@ -342,7 +347,10 @@ impl Worker<'_> {
         self.compute(context, &items)?;
         let took = start.elapsed();
         add_micros(&self.shared.compute_micros, took);
-        drop(watched);
+        self.life.work();
+        if self.fault.take_if(|fault| *fault == InjectedFault::HangInChoice).is_some() {
+            self.hang();
+        }
         // Counted before the answers go on, so that who has read one finds it in the counts.
         let computed = self.scheduler.computed(&items);
         if computed.decoded == 0 {
@@ -364,7 +372,7 @@ impl Worker<'_> {
 
     /// A chunk of what is to be embedded.
     fn embed(&mut self) -> Result<(), StepFailed> {
-        let _watched = self.life.step();
+        self.life.work();
         let budget = usize::try_from(self.config.prefill_chunk).unwrap_or(usize::MAX);
         let alone = self.scheduler.running() == 0;
         self.embedder.step(if alone { budget } else { budget.div_ceil(2) })
