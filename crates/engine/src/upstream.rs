@@ -210,6 +210,15 @@ impl UpstreamEngine {
         Ok(Self { models, shared, health })
     }
 
+    /// Whether `config` can be connected with, but for the servers.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub fn check(config: &UpstreamConfig) -> Result<(), UpstreamError> {
+        Pool::new(&config.urls)?;
+        client(config).map(drop)
+    }
+
     /// Queues a job, or refuses it.
     fn push(&self, model: Option<&str>, job: Job) -> Result<(), Refused> {
         let known = |name: &str| name == "default" || self.models.iter().any(|model| model.name == name);

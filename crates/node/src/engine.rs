@@ -1,7 +1,6 @@
 //! From the settings to the engine that they mean.
 
 use std::{
-    fs,
     io::{self, IsTerminal as _},
     path::Path,
     sync::Arc,
@@ -9,14 +8,15 @@ use std::{
 };
 
 use fabstir_engine::{
-    ApiKey, EchoEngine, Engine, LlamaConfig, LlamaEngine, LoadError, SameName, Several, UpstreamEngine,
-    UpstreamError,
+    ApiKey, EchoEngine, Engine, LlamaConfig, LlamaEngine, LoadError, SameName, Several, UpstreamConfig,
+    UpstreamEngine, UpstreamError,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
     config::{EngineConfig, EngineKind, UpstreamSettings},
     model::ModelError,
+    regular,
 };
 
 /// Why there is no engine.
@@ -56,7 +56,7 @@ pub async fn load(config: &EngineConfig, hub: Option<&str>) -> Result<Arc<dyn En
 }
 
 async fn llama(config: &EngineConfig, hub: Option<&str>) -> Result<Arc<dyn Engine>, EngineError> {
-    let template = config.chat_template.as_deref().map(|path| read("CHAT_TEMPLATE", path)).transpose()?;
+    let template = template(config)?;
     let mut engines: Vec<Box<dyn Engine>> = Vec::new();
     for (at, model) in config.models.iter().enumerate() {
         let path = model.source.locate(hub).await?;
@@ -69,10 +69,27 @@ async fn llama(config: &EngineConfig, hub: Option<&str>) -> Result<Arc<dyn Engin
 
 fn read(setting: &'static str, path: &Path) -> Result<String, EngineError> {
     let failed = |cause| EngineError::File { setting, path: path.display().to_string(), cause };
-    fs::read_to_string(path).map_err(failed)
+    regular::read_text(path).map_err(failed)
 }
 
-async fn upstream(settings: &UpstreamSettings) -> Result<Arc<dyn Engine>, EngineError> {
+/// Whether everything that `config` names beside the models can be used.
+///
+/// # Errors
+/// [`EngineError`], which says what to do.
+pub fn check(config: &EngineConfig) -> Result<(), EngineError> {
+    match (&config.upstream, config.kind) {
+        (Some(settings), _) => Ok(UpstreamEngine::check(&with_files(settings)?)?),
+        (None, EngineKind::Llama) => template(config).map(drop),
+        (None, EngineKind::Echo) => Ok(()),
+    }
+}
+
+fn template(config: &EngineConfig) -> Result<Option<String>, EngineError> {
+    config.chat_template.as_deref().map(|path| read("CHAT_TEMPLATE", path)).transpose()
+}
+
+/// What the servers behind the node are asked with, with what stands in files.
+fn with_files(settings: &UpstreamSettings) -> Result<UpstreamConfig, EngineError> {
     let secret = |setting, path: &Option<_>| -> Result<Option<ApiKey>, EngineError> {
         let text = path.as_deref().map(|path| read(setting, path)).transpose()?;
         Ok(text.map(ApiKey::from))
@@ -82,6 +99,11 @@ async fn upstream(settings: &UpstreamSettings) -> Result<Arc<dyn Engine>, Engine
     upstream.identity = secret("ENGINE_IDENTITY_FILE", &settings.identity_file)?;
     let trust = settings.ca_file.as_deref().map(|path| read("ENGINE_CA_FILE", path)).transpose()?;
     upstream.trust = trust.map(String::into_bytes);
+    Ok(upstream)
+}
+
+async fn upstream(settings: &UpstreamSettings) -> Result<Arc<dyn Engine>, EngineError> {
+    let upstream = with_files(settings)?;
     let servers = upstream.urls.len();
     let engine = UpstreamEngine::connect(upstream).await?;
     for model in engine.models() {

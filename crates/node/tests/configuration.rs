@@ -231,6 +231,23 @@ fn check_refuses_what_would_not_start() {
     let dir = tempfile::tempdir().unwrap();
     let check = |env: &[(&str, &str)]| refused(dir.path(), env, &["config", "check"]);
     assert!(check(&[("RUST_LOG", "fabstir=foo=bar,,")]).contains("RUST_LOG"));
+    for (variables, said) in [
+        (
+            [("ENGINE_URL", "http://u:s3cret@h/v1"), ("ENGINE", "llama")],
+            "ENGINE_URL: URL 1 is not a base URL",
+        ),
+        (
+            [("ENGINE_URL", "http://h/v1"), ("ENGINE_API_KEY_FILE", "/nowhere")],
+            "ENGINE_API_KEY_FILE: /nowhere",
+        ),
+        (
+            [("ENGINE", "llama"), ("CHAT_TEMPLATE", "/dev/null")],
+            "CHAT_TEMPLATE: /dev/null: it is no regular file",
+        ),
+    ] {
+        let refused = check(&variables);
+        assert!(refused.matches(said).count() == 1 && !refused.contains("s3cret"), "{refused}");
+    }
     for metrics in ["127.0.0.1:9", "0.0.0.0:9", "[::]:9"] {
         let both = [("LISTEN_ADDR", "127.0.0.1:9"), ("METRICS_LISTEN", metrics)];
         assert!(check(&both).contains("LISTEN_ADDR and METRICS_LISTEN contradict each other"), "{metrics}");

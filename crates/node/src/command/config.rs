@@ -85,6 +85,7 @@ fn check(out: &mut impl Write, config: &Config, sources: &KeySources) -> anyhow:
 
 /// What is there already, and is not what it would have to be.
 fn check_files(config: &Config) -> anyhow::Result<()> {
+    crate::engine::check(&config.engine)?;
     if let Some(path) = &config.admin_socket
         && path.symlink_metadata().is_ok_and(|about| !about.file_type().is_socket())
     {

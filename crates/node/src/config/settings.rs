@@ -313,6 +313,8 @@ fn redacted(name: &str, value: &str) -> String {
 /// A URL without user, password and query. What is none is refused at the start, and may hold a password all the same.
 fn bare_url(url: &str) -> String {
     let parsed = reqwest::Url::parse(url.trim()).ok().filter(reqwest::Url::has_host);
+    // A password may hold a slash that nobody encoded, and then ends in what looks like a path.
+    let parsed = parsed.filter(|parsed| !parsed.path().contains('@'));
     let Some(parsed) = parsed else { return "(no URL, not shown)".to_owned() };
     let user = parsed.username().is_empty() && parsed.password().is_none();
     let query = parsed.query().is_none() && parsed.fragment().is_none();
@@ -328,12 +330,15 @@ fn bare_url(url: &str) -> String {
 }
 
 fn without_pin(uri: &str) -> String {
-    let name = "pin-value=";
-    // Names of attributes are in small letters, and a URI that breaks that rule is refused elsewhere: here nothing is shown of it.
-    let Some(at) = uri.to_ascii_lowercase().find(name) else { return uri.to_owned() };
-    let (before, rest) = uri.split_at(at.saturating_add(name.len()));
-    let end = rest.find(['&', ';']).unwrap_or(rest.len());
-    format!("{before}(not shown){}", rest.get(end..).unwrap_or_default())
+    let attribute = |part: &str| match part.split_once('=') {
+        // Names of attributes are in small letters and not encoded: of what breaks that rule, and is refused, nothing is shown.
+        Some((name, value)) if name.to_ascii_lowercase().ends_with("pin-value") || name.contains('%') => {
+            let end = value.find(['&', ';', '?']).unwrap_or(value.len());
+            format!("{name}=(not shown){}", value.get(end..).unwrap_or_default())
+        }
+        Some(_) | None => part.to_owned(),
+    };
+    uri.split_inclusive(['&', ';', '?']).map(attribute).collect()
 }
 
 #[cfg(test)]

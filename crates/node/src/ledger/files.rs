@@ -45,10 +45,24 @@ impl Files {
         for entry in fs::read_dir(&self.0)? {
             let name = entry?.file_name();
             let Some(day) = name.to_str().and_then(day_of).filter(|day| *day >= first) else { continue };
-            let text = String::from_utf8_lossy(&fs::read(self.path(day))?).into_owned();
+            let path = self.path(day);
+            let named =
+                |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+            // A pipe would be waited for.
+            if !fs::metadata(&path).map_err(named)?.is_file() {
+                return Err(named(io::Error::other("it is no regular file")));
+            }
+            let bytes = fs::read(&path).map_err(named)?;
+            let text = String::from_utf8_lossy(&bytes).into_owned();
             // Without its end of line a line came back to whoever wrote it.
             let ended = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+            let before = lines.len();
             lines.extend(ended.filter_map(parse).map(|(client, counts)| (day, client, counts)));
+            let counted = lines.len().saturating_sub(before);
+            let uncounted = text.lines().filter(|line| *line != HEAD).count().saturating_sub(counted);
+            if uncounted > 0 {
+                tracing::warn!(file = %path.display(), uncounted, "lines of usage that are not whole do not count");
+            }
         }
         Ok(lines)
     }

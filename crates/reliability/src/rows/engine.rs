@@ -101,7 +101,7 @@ pub(super) async fn answers_again(peer: &mut Peer) -> anyhow::Result<bool> {
     let patience = Duration::from_secs(20);
     let start = Instant::now();
     while start.elapsed() < patience {
-        let (whole, end) = passes_for_whole(peer).await?;
+        let (whole, end) = passes_for_whole(peer).await.context("asked again")?;
         match end {
             Heard::End(_) if whole => return Ok(true),
             Heard::Closed | Heard::Goodbye => return Ok(false),

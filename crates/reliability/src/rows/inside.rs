@@ -97,7 +97,9 @@ async fn hangs(context: &Context) -> anyhow::Result<Outcome> {
 
 /// Whether the answer at work ends as a whole answer does.
 async fn ends_whole(peer: &mut Peer) -> anyhow::Result<bool> {
-    let (_, end) = timeout(PATIENCE, peer.rest()).await.context("the client is not told")??;
+    let (_, end) = timeout(PATIENCE, peer.rest())
+        .await
+        .context("the client of an engine that is held is not told")??;
     Ok(matches!(&end, Heard::End(reason) if reason == "stop" || reason == "length"))
 }
 

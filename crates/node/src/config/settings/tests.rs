@@ -117,11 +117,25 @@ fn what_is_secret_in_a_setting_is_not_shown() {
     assert_eq!(one(&settings, "engine_url").0, "http://(not shown)@h:1/p,http://g/v1?(not shown)");
     assert_eq!(one(&settings, "pkcs11_uri").0, "pkcs11:token=a?pin-value=(not shown)&module-path=/m");
     // What will be refused at the start is shown before that.
-    for url in
-        ["u:s3cret@h:1/p", "http//u:s3cret@h", "http://u:s3cret", "http://u:s3cret/x@h", "s3cret", "u:s3cret"]
-    {
-        let settings =
-            place.read(&["--engine-url", url, "--pkcs11-uri", "pkcs11:a?PIN-Value=s3cret"], &[], "");
+    for url in [
+        "u:s3cret@h:1/p",
+        "http//u:s3cret@h",
+        "http://u:s3cret",
+        "http://u:s3cret/x@h",
+        "s3cret",
+        "u:s3cret",
+        "http://u:p@ss/s3cret@h/v1",
+    ] {
+        let settings = place.read(
+            &[
+                "--engine-url",
+                url,
+                "--pkcs11-uri",
+                "pkcs11:a?PIN-Value=s3cret&pin-value=s3cret;pin%2dvalue=s3cret",
+            ],
+            &[],
+            "",
+        );
         let settings = settings.unwrap();
         assert!(!format!("{:?}", settings.all).contains("s3cret"), "{url}: {settings:?}");
     }
