@@ -15,6 +15,9 @@ use nix::{
     unistd::Pid,
 };
 
+/// How often a thread is looked for in its own work; one that is never there is held where it is.
+const TRIES: usize = 200;
+
 /// Holds a thread. It goes on when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Held {
@@ -54,9 +57,24 @@ impl Drop for Held {
 
 fn hold(tid: Pid) -> anyhow::Result<()> {
     ptrace::seize(tid, Options::empty()).context("this user may not trace other processes")?;
+    for _ in 0..TRIES {
+        ptrace::interrupt(tid)?;
+        waitpid(tid, Some(WaitPidFlag::__WALL))?;
+        if computes(tid) {
+            return Ok(());
+        }
+        ptrace::cont(tid, None)?;
+        thread::yield_now();
+    }
     ptrace::interrupt(tid)?;
     waitpid(tid, Some(WaitPidFlag::__WALL))?;
     Ok(())
+}
+
+/// Whether a thread that stands still does so in its own work. In a call of the kernel's it may be waking another thread, which
+/// its runtime counts as awake from then on: the whole process would stand, and no engine that hangs looks like that.
+fn computes(tid: Pid) -> bool {
+    fs::read_to_string(format!("/proc/{tid}/syscall")).is_ok_and(|at| at.starts_with("-1"))
 }
 
 fn youngest(pid: u32, name: &str) -> anyhow::Result<Pid> {
