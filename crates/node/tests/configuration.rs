@@ -248,10 +248,12 @@ fn check_refuses_what_would_not_start() {
         let refused = check(&variables);
         assert!(refused.matches(said).count() == 1 && !refused.contains("s3cret"), "{refused}");
     }
-    for metrics in ["127.0.0.1:9", "0.0.0.0:9", "[::]:9"] {
+    for metrics in ["127.0.0.1:9", "0.0.0.0:9", "[::]:9", "[::ffff:127.0.0.1]:9"] {
         let both = [("LISTEN_ADDR", "127.0.0.1:9"), ("METRICS_LISTEN", metrics)];
-        assert!(check(&both).contains("LISTEN_ADDR and METRICS_LISTEN contradict each other"), "{metrics}");
+        assert!(check(&both).contains("LISTEN_ADDR and METRICS_LISTEN meet at port 9"), "{metrics}");
     }
+    let apart = [("LISTEN_ADDR", "[::1]:9"), ("METRICS_LISTEN", "0.0.0.0:9")];
+    assert!(call(dir.path(), &apart, &["config", "check"]).status().unwrap().success());
     fs::write(dir.path().join("a-file"), "").unwrap();
     assert!(check(&[("ADMIN_SOCKET", "a-file")]).contains("is there, and is no socket"));
     assert!(check(&[("USAGE_DIR", "a-file")]).contains("is there, and is no folder"));

@@ -57,18 +57,17 @@ impl Drop for Held {
 
 fn hold(tid: Pid) -> anyhow::Result<()> {
     ptrace::seize(tid, Options::empty()).context("this user may not trace other processes")?;
-    for _ in 0..TRIES {
+    let mut tries = TRIES;
+    loop {
         ptrace::interrupt(tid)?;
         waitpid(tid, Some(WaitPidFlag::__WALL))?;
-        if computes(tid) {
+        if tries == 0 || computes(tid) {
             return Ok(());
         }
+        tries = tries.saturating_sub(1);
         ptrace::cont(tid, None)?;
         thread::yield_now();
     }
-    ptrace::interrupt(tid)?;
-    waitpid(tid, Some(WaitPidFlag::__WALL))?;
-    Ok(())
 }
 
 /// Whether a thread that stands still does so in its own work. In a call of the kernel's it may be waking another thread, which

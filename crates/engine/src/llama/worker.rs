@@ -197,11 +197,11 @@ impl Worker<'_> {
             if let Some(rest) = self.take_commands(inbox) {
                 return Ok(rest);
             }
+            self.life.work();
             for session in self.shared.take_forgotten() {
                 clear(context, &self.scheduler.forget(session))?;
                 self.cache.forget(session);
             }
-            self.life.work();
             let now = tokio::time::Instant::now();
             clear(context, &self.scheduler.reap(self.config.stalled_reader, now))?;
             self.waiting.reap(|(_, outputs)| outputs.is_cancelled());

@@ -1,6 +1,6 @@
 //! Settings that cannot stand side by side.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use fabstir_protocol::{v1::InitMemoryLimits, v2::MAX_FRAME_LEN};
 
@@ -34,7 +34,7 @@ impl Args {
         refuse_both(&pairs)?;
         let (listen, metrics) = (self.listen_addr, self.operation.metrics_listen);
         if metrics.is_some_and(|metrics| overlap(listen, metrics)) {
-            return Err(ConfigError::Contradiction { one: "LISTEN_ADDR", other: "METRICS_LISTEN" });
+            return Err(ConfigError::SamePort { port: listen.port() });
         }
         if has_key && self.limits.max_frame_bytes.get() < MAX_FRAME_LEN {
             return Err(ConfigError::FrameBelowRecord { least: MAX_FRAME_LEN });
@@ -53,11 +53,13 @@ impl Args {
     }
 }
 
-/// Whether two addresses are the same, or one is every address of the machine and has the other in it.
+/// Whether one port is asked for twice: at the same address, or at one and at every address of its kind. `::` is every address of
+/// either kind.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    let every = |address: SocketAddr| address.ip().is_unspecified();
-    let port = one.port() == other.port() && one.port() != 0;
-    port && (one.ip() == other.ip() || every(one) || every(other))
+    let (first, second) = (one.ip().to_canonical(), other.ip().to_canonical());
+    let covers = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    let meet = first == second || covers(first, second) || covers(second, first);
+    meet && one.port() == other.port() && one.port() != 0
 }
 
 /// Refuses two settings that contradict each other, each with whether it is set.

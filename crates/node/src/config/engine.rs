@@ -72,7 +72,7 @@ pub struct EngineArgs {
     /// A file with the Jinja chat template to use in the place of the model's own
     #[arg(long, value_name = "FILE")]
     chat_template: Option<PathBuf>,
-    /// Seconds that one step may take before the engine counts as hung and is started again
+    /// Seconds that one step, the choice of tokens after it, or the preparation of a request may take before the engine counts as hung and is started again
     #[arg(long, value_name = "SECONDS", default_value = "120")]
     step_timeout_seconds: NonZeroU64,
     /// Threads that compute, for each model; by default what this process may use

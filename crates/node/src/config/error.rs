@@ -15,6 +15,8 @@ pub enum ConfigError {
     NeedsEngineUrl { setting: &'static str },
     #[error("{setting}: {error}")]
     Pkcs11Uri { setting: &'static str, error: fabstir_custody::InvalidUri },
+    #[error("LISTEN_ADDR and METRICS_LISTEN meet at port {port}: give one of them another")]
+    SamePort { port: u16 },
     #[error("{one} and {other} contradict each other: set one of them")]
     Contradiction { one: &'static str, other: &'static str },
     #[error(

@@ -15,6 +15,7 @@ use std::{
 use jiff::{Timestamp, civil::Date};
 
 use super::{Counts, usage::Lines};
+use crate::regular;
 
 /// The first line of each file.
 const HEAD: &str = "client,requests,cancelled,prompt_tokens,completion_tokens,reused_tokens,written";
@@ -48,11 +49,8 @@ impl Files {
             let path = self.path(day);
             let named =
                 |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-            // A pipe would be waited for.
-            if !fs::metadata(&path).map_err(named)?.is_file() {
-                return Err(named(io::Error::other("it is no regular file")));
-            }
-            let bytes = fs::read(&path).map_err(named)?;
+            let mut bytes = Vec::new();
+            regular::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(named)?;
             let text = String::from_utf8_lossy(&bytes).into_owned();
             // Without its end of line a line came back to whoever wrote it.
             let ended = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
