@@ -51,7 +51,11 @@ export const CODES = {
     retry: 'no',
     meaning: 'the node no longer serves this version of the protocol',
   },
-  CLIENT_NOT_ALLOWED: { http: 403, retry: 'no', meaning: "the client is not on the allow-list, or is on the deny-list" },
+  CLIENT_NOT_ALLOWED: {
+    http: 403,
+    retry: 'no',
+    meaning: 'the client is not on the allow-list, or is on the deny-list',
+  },
   RATE_LIMITED: {
     http: 429,
     retry: 'later',
