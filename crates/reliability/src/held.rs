@@ -15,9 +15,6 @@ use nix::{
     unistd::Pid,
 };
 
-/// How often a thread is looked for in its own work; one that is never there is held where it is.
-const TRIES: usize = 200;
-
 /// Holds a thread. It goes on when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Held {
@@ -57,23 +54,9 @@ impl Drop for Held {
 
 fn hold(tid: Pid) -> anyhow::Result<()> {
     ptrace::seize(tid, Options::empty()).context("this user may not trace other processes")?;
-    let mut tries = TRIES;
-    loop {
-        ptrace::interrupt(tid)?;
-        waitpid(tid, Some(WaitPidFlag::__WALL))?;
-        if tries == 0 || computes(tid) {
-            return Ok(());
-        }
-        tries = tries.saturating_sub(1);
-        ptrace::cont(tid, None)?;
-        thread::yield_now();
-    }
-}
-
-/// Whether a thread that stands still does so in its own work. In a call of the kernel's it may be waking another thread, which
-/// its runtime counts as awake from then on: the whole process would stand, and no engine that hangs looks like that.
-fn computes(tid: Pid) -> bool {
-    fs::read_to_string(format!("/proc/{tid}/syscall")).is_ok_and(|at| at.starts_with("-1"))
+    ptrace::interrupt(tid)?;
+    waitpid(tid, Some(WaitPidFlag::__WALL))?;
+    Ok(())
 }
 
 fn youngest(pid: u32, name: &str) -> anyhow::Result<Pid> {

@@ -1,11 +1,13 @@
 //! The engine inside of the node: its thread hangs, its memory does not suffice.
 
 use std::{
+    collections::BTreeMap,
     net::Ipv4Addr,
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::engine::{answers_again, passes_for_whole};
@@ -14,12 +16,14 @@ use crate::{
     held::Held,
     node::{Http, Launch, Node},
     outcome::{Goal, Outcome},
-    peer::{Heard, Peer, Version, question},
+    peer::{Heard, Peer, Version},
     statistics::{float, percentile},
 };
 
 /// The name of the thread that computes.
 const THREAD: &str = "engine-model";
+/// The tokens by which the model of these rows ends an answer.
+const ENDS: [u32; 2] = [0, 2];
 /// Seconds after which a step counts as hung, by the node's setting.
 const STEP: &str = "2";
 /// Seconds in which clients are told of it.
@@ -111,11 +115,23 @@ async fn stop(node: Node, outcome: Outcome) -> anyhow::Result<Outcome> {
 /// Holds the engine while it answers everybody; `None` where that is not allowed.
 async fn begin_and_hold(node: &Node, peers: &mut [Peer]) -> anyhow::Result<Option<Held>> {
     for peer in &mut *peers {
-        peer.say(&question("Count from one to a thousand in words.", 1000)).await?;
+        peer.say(&endless()).await?;
         // Its first words: the engine is at work on it.
         while !matches!(timeout(PATIENCE, peer.hear()).await.context("no first word")??, Heard::Words(_)) {}
     }
     Ok(Held::thread(node.pid(), THREAD).ok())
+}
+
+/// A question whose answer goes on: one that ended before the thread is held would leave an engine that nothing is asked of, and
+/// such a one does not hang.
+fn endless() -> Value {
+    let never: BTreeMap<_, _> = ENDS.iter().map(|token| (token.to_string(), -100)).collect();
+    json!({
+        "messages": [{"role": "user", "content": "Count from one to a thousand in words."}],
+        "max_tokens": 1000,
+        "temperature": 0,
+        "logit_bias": never,
+    })
 }
 
 /// Memory ends at several places of the start: each time it ends with a sentence.
