@@ -1,16 +1,17 @@
 //! A key in a hardware token, by PKCS #11 version 3.1: it signs and agrees there, and never leaves.
 
 mod key;
+mod module;
 mod uri;
 
 use std::{
-    fmt,
-    path::{Path, PathBuf},
-    sync::{Mutex, OnceLock, PoisonError},
+    fmt, mem,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
 };
 
 use cryptoki::{
-    context::{CInitializeArgs, CInitializeFlags, Pkcs11},
+    context::Pkcs11,
     error::{Error as CryptokiError, RvError},
     mechanism::Mechanism,
     object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
@@ -19,6 +20,8 @@ use cryptoki::{
     types::RawAuthPin,
 };
 use fabstir_protocol::identity::{PrivateKey, PublicKey};
+
+use module::Module;
 
 pub use key::TokenKey;
 pub use uri::{InvalidUri, Pkcs11Uri};
@@ -102,6 +105,9 @@ pub enum TokenError {
     /// The secret was asked for.
     #[error("a token's key does not leave it: use the token maker's way of backing it up")]
     NotExtractable,
+    /// The module was started anew meanwhile, which ends what it had given out.
+    #[error("the PKCS #11 module was started anew meanwhile: try again")]
+    Restarted,
     /// A name that is taken.
     #[error("the token has a key like {0} already")]
     Exists(String),
@@ -112,11 +118,18 @@ pub enum TokenError {
 
 /// A token, unlocked.
 pub struct Token {
-    pkcs11: &'static Pkcs11,
+    module: &'static Module,
+    /// Which of the module's lives the slot and the sessions are of.
+    life: u64,
     slot: Slot,
-    /// Holds the login: it ends with the last session of this process.
-    _anchor: Mutex<Session>,
-    idle: Mutex<Vec<Session>>,
+    /// The first holds the login, which ends with the last session of this process.
+    kept: Mutex<Kept>,
+}
+
+/// Sessions with a token.
+struct Kept {
+    anchor: Option<Session>,
+    idle: Vec<Session>,
 }
 
 impl Token {
@@ -125,11 +138,13 @@ impl Token {
     /// # Errors
     /// [`TokenError`].
     pub fn open(uri: &Pkcs11Uri, pin: &Pin) -> Result<Self, TokenError> {
-        let pkcs11 = module(uri.module.as_deref().ok_or(TokenError::NoModule)?)?;
-        let slot = find_slot(pkcs11, uri)?;
-        let anchor = pkcs11.open_rw_session(slot)?;
+        let module = Module::load(uri.module.as_deref().ok_or(TokenError::NoModule)?)?;
+        let alive = module.alive();
+        let slot = find_slot(module.pkcs11(), uri)?;
+        let anchor = module.pkcs11().open_rw_session(slot)?;
         log_in(&anchor, pin)?;
-        Ok(Self { pkcs11, slot, _anchor: Mutex::new(anchor), idle: Mutex::default() })
+        let kept = Mutex::new(Kept { anchor: Some(anchor), idle: Vec::new() });
+        Ok(Self { module, life: alive.number(), slot, kept })
     }
 
     /// Makes a key in the token that cannot leave it, and its public half beside it.
@@ -167,22 +182,39 @@ impl Token {
 
     /// Does something by a session of its own, which is kept for the next.
     fn with_session<T>(&self, act: impl Fn(&Session) -> Result<T, TokenError>) -> Result<T, TokenError> {
-        let kept = lock(&self.idle).pop();
+        let alive = self.module.alive();
+        if alive.number() != self.life {
+            return Err(TokenError::Restarted);
+        }
+        let open = || self.module.pkcs11().open_rw_session(self.slot);
+        let kept = lock(&self.kept).idle.pop();
         let fresh = kept.is_none();
-        let session = kept.map_or_else(|| self.pkcs11.open_rw_session(self.slot), Ok)?;
+        let session = kept.map_or_else(open, Ok)?;
         match act(&session) {
             // A session that was kept may have ended meanwhile: the token was reset, or pulled out and put back.
             Err(TokenError::Fault(error)) if !fresh && has_ended(&error) => {
-                lock(&self.idle).clear();
-                act(&self.pkcs11.open_rw_session(self.slot)?)
+                lock(&self.kept).idle.clear();
+                act(&open()?)
             }
             done => {
-                let mut idle = lock(&self.idle);
-                if idle.len() < KEPT {
-                    idle.push(session);
+                let mut kept = lock(&self.kept);
+                if kept.idle.len() < KEPT {
+                    kept.idle.push(session);
                 }
                 done
             }
+        }
+    }
+}
+
+impl Drop for Token {
+    fn drop(&mut self) {
+        let alive = self.module.alive();
+        if alive.number() != self.life {
+            let mut kept = lock(&self.kept);
+            let anchor = kept.anchor.take();
+            // The module has ended them, and gives their numbers to others: to close them would close somebody else's.
+            kept.idle.drain(..).chain(anchor).for_each(mem::forget);
         }
     }
 }
@@ -191,24 +223,6 @@ impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Token").field("slot", &self.slot).finish_non_exhaustive()
     }
-}
-
-/// The module, loaded once: PKCS #11 knows one initialisation a process.
-fn module(path: &Path) -> Result<&'static Pkcs11, TokenError> {
-    static LOADED: OnceLock<Mutex<Option<(PathBuf, &'static Pkcs11)>>> = OnceLock::new();
-    let mut loaded = lock(LOADED.get_or_init(Mutex::default));
-    match &*loaded {
-        Some((other, pkcs11)) if other == path => return Ok(pkcs11),
-        Some(_) => return Err(TokenError::OtherModule),
-        None => {}
-    }
-    let fault = |error| TokenError::Module { path: path.display().to_string(), error };
-    let pkcs11 = Pkcs11::new(path).map_err(fault)?;
-    pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).map_err(fault)?;
-    // For the life of the process, which ends its use of the module.
-    let pkcs11: &'static Pkcs11 = Box::leak(Box::new(pkcs11));
-    *loaded = Some((path.to_owned(), pkcs11));
-    Ok(pkcs11)
 }
 
 fn find_slot(pkcs11: &Pkcs11, uri: &Pkcs11Uri) -> Result<Slot, TokenError> {

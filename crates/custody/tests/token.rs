@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use cryptoki::context::Pkcs11;
@@ -80,7 +81,41 @@ fn with_tokens() {
     imported_and_plain_do_the_same(&plain);
     a_made_key_is_found_and_kept(&made.to_string());
     what_is_not_there_is_said();
+    a_token_that_was_away_is_found_again();
     a_token_that_was_reset_is_unlocked_once_more();
+}
+
+/// SoftHSM looks for its tokens when it starts: the module has to be started anew.
+fn a_token_that_was_away_is_found_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pin");
+    write_secret_file(&file, PIN.as_bytes()).unwrap();
+    let of = |object| TokenKey::open(&uri("one", object), &Pin::File(file.clone())).unwrap();
+    let (key, other) = (of("imported"), of("imported"));
+    let works = |key: &TokenKey| key.sign(&[7; 32]).is_ok_and(|by| by.recover(&[7; 32]) == Ok(key.address()));
+    let settings = std::env::var_os("SOFTHSM2_CONF").map(PathBuf::from).unwrap();
+    let (there, away) = (settings.with_file_name("tokens"), settings.with_file_name("away"));
+    // What a person typed cannot be typed again by the node: while such a key is at work the module is left alone.
+    let typed = TokenKey::open(&uri("one", "imported"), &pin()).unwrap();
+    std::fs::rename(&there, &away).unwrap();
+    assert!(!works(&key));
+    std::fs::rename(&away, &there).unwrap();
+    assert!(
+        !works(&key) && !works(&typed),
+        "SoftHSM finds its tokens without being started: test something else"
+    );
+    drop(typed);
+    assert!(works(&key) && works(&other) && works(&key), "whoever had the module before goes on as well");
+    std::fs::rename(&there, &away).unwrap();
+    assert!(!works(&key));
+    std::fs::rename(&away, &there).unwrap();
+    let begin = Instant::now();
+    // A module is started anew every few seconds at most.
+    while !works(&key) {
+        assert!(begin.elapsed() < Duration::from_secs(60), "it does not come back");
+        std::thread::yield_now();
+    }
+    assert!(works(&other));
 }
 
 /// Last, since everybody is logged out.

@@ -53,6 +53,7 @@ const RECEIVED: &str = "fabstir_received_bytes_total";
 const SENT: &str = "fabstir_sent_bytes_total";
 const ROTATIONS: &str = "fabstir_key_rotations_total";
 const KEY_OPERATIONS: &str = "fabstir_key_operations_total";
+const KEY_READY: &str = "fabstir_identity_key_ready";
 const DRAINING: &str = "fabstir_draining";
 const BUILD: &str = "fabstir_build_info";
 const UPTIME: &str = "fabstir_uptime_seconds";
@@ -128,6 +129,7 @@ pub const ALL: &[(Kind, &str, &str)] = &[
     (Kind::Counter, RECEIVED, "Bytes of WebSocket messages that came in"),
     (Kind::Counter, SENT, "Bytes of WebSocket messages that went out"),
     (Kind::Counter, ROTATIONS, "Keys that took the place of another, by key: channel or identity"),
+    (Kind::Gauge, KEY_READY, "1 while the identity key answers, 0 after a use that failed"),
     (Kind::Counter, KEY_OPERATIONS, "Uses of the identity key, by operation: sign or agree"),
     (Kind::Gauge, DRAINING, "1 while the node drains"),
     (Kind::Gauge, BUILD, "1, with the version of the program"),
@@ -209,6 +211,9 @@ pub(crate) fn render(node: &Node, handle: &PrometheusHandle) -> String {
     gauge!(KV_USED).set(as_f64(engine.kv_tokens_used));
     gauge!(KV).set(as_f64(engine.kv_tokens));
     gauge!(HEALTHY).set(flag(engine.healthy));
+    if let Some(identity) = node.identity() {
+        gauge!(KEY_READY).set(flag(!identity.key.is_away()));
+    }
     measure_sessions(node);
     measure_process(node);
     handle.run_upkeep();

@@ -111,6 +111,19 @@ pub struct Node {
     hasher: RandomState,
 }
 
+/// Whether a node does all that it offers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum NodeStanding {
+    /// It does.
+    Serving,
+    /// It takes no new sessions.
+    Draining,
+    /// Its engine starts again.
+    EngineNotReady,
+    /// Its identity key does not answer.
+    KeyNotReady,
+}
+
 impl Node {
     /// A node that serves `engine` under `config`.
     ///
@@ -262,9 +275,23 @@ impl Node {
         let unix = self.clock.unix(now);
         tokio::task::spawn_blocking(move || {
             if let Err(error) = identities.sweep(unix, now, &mut rng()) {
-                tracing::error!(event = "key_use", %error, "the next channel key could not be certified: the one before goes on");
+                tracing::error!(event = "key_use", %error, "an identity key does not answer: no session of version 1 opens under it, and its channel key is not renewed");
             }
         });
+    }
+
+    /// Whether it does all that it offers, and if not, why.
+    pub fn standing(&self) -> NodeStanding {
+        let away = || self.identity().is_some_and(|identity| identity.key.is_away());
+        if self.draining.is_cancelled() {
+            NodeStanding::Draining
+        } else if !self.engine.status().healthy {
+            NodeStanding::EngineNotReady
+        } else if away() {
+            NodeStanding::KeyNotReady
+        } else {
+            NodeStanding::Serving
+        }
     }
 
     /// Whether plaintext frames are served.

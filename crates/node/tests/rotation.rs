@@ -6,7 +6,7 @@ mod support;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -200,4 +200,69 @@ async fn an_init_that_opens_under_nobody_costs_one_agreement_for_each_live_ident
     let (frame, _) = init(&current, &wallet(), "mine", Dialect::GuideRust, true);
     assert_eq!(peer.outcome(frame).await, "session_init_ack");
     assert_eq!(agreed.load(Ordering::Relaxed) - before, 1);
+}
+
+/// A key in a token that can be pulled out.
+#[derive(Debug)]
+struct Removable(fabstir_custody::LockedKey, Arc<AtomicBool>);
+
+impl Removable {
+    fn there(&self) -> Result<(), KeyFailure> {
+        if self.1.load(Ordering::Relaxed) { Ok(()) } else { Err(KeyFailure::Gone) }
+    }
+}
+
+impl KeyCustody for Removable {
+    fn public_key(&self) -> &PublicKey {
+        self.0.public_key()
+    }
+
+    fn agree(&self, their_key: &PublicKey) -> Result<Agreed, KeyFailure> {
+        self.there().and_then(|()| self.0.agree(their_key))
+    }
+
+    fn sign(&self, digest: &[u8; 32]) -> Result<Signature, KeyFailure> {
+        self.there().and_then(|()| self.0.sign(digest))
+    }
+
+    fn place(&self) -> String {
+        self.0.place()
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_away_is_said_and_asked_again_until_it_is_back() {
+    let there = Arc::new(AtomicBool::new(true));
+    let key = fabstir_custody::LockedKey::new(&[0x5a; 32]).unwrap();
+    let (config, ..) = settings(&[]);
+    let key = NodeKey::held_by(Box::new(Removable(key, Arc::clone(&there))));
+    let node = TestNode::run(config, Some(key), echo()).await;
+    let mut peer = node.connect().await;
+    let ready = async || {
+        (node.http("GET", "/ready", &[], "").await.0, node.get_json("/ready").await["status"].clone())
+    };
+    let counted = async |ready: &str| {
+        let (_, page) = node.http("GET", "/metrics", &[], "").await;
+        page.contains(&format!("fabstir_identity_key_ready {ready}\n"))
+    };
+    assert_eq!(ready().await, (200, "ready".into()));
+    there.store(false, Ordering::Relaxed);
+    let (frame, _) = init(&node.key, &wallet(), "away", Dialect::Deployed, true);
+    assert_eq!(peer.outcome(frame).await, "INTERNAL_ERROR");
+    assert_eq!(ready().await, (503, "key not ready".into()));
+    assert!(counted("0").await);
+    // Of version 2 the channel key is in memory: its sessions go on, and new ones open.
+    let session = Session::connect(pinned(&node, node.key.address())).await.unwrap();
+    assert_eq!(say(&session, "hello").await, "hello");
+    let identities = node.node.identities.as_ref().unwrap();
+    let sweep = |seconds| {
+        let now = Instant::now() + Duration::from_secs(seconds);
+        identities.sweep(node.node.clock.unix(now), now, &mut rng())
+    };
+    assert!(sweep(30).is_err(), "it is still away");
+    there.store(true, Ordering::Relaxed);
+    assert!(sweep(35).is_ok() && node.node.identity().unwrap().key.is_away(), "it is left alone for a while");
+    assert!(sweep(60).is_ok());
+    assert_eq!(ready().await, (200, "ready".into()));
+    assert!(counted("1").await);
 }

@@ -6,7 +6,6 @@ use std::sync::{
 };
 
 use cryptoki::{
-    error::{Error as CryptokiError, RvError},
     mechanism::{
         Mechanism,
         elliptic_curve::{EcKdf, Ecdh1DeriveParams},
@@ -17,7 +16,7 @@ use cryptoki::{
 use fabstir_protocol::identity::{Agreed, PrivateKey, PublicKey, Signature};
 use zeroize::Zeroizing;
 
-use super::{Pin, Pkcs11Uri, Token, TokenError, find_key, has_ended, lock};
+use super::{Pin, Pkcs11Uri, Token, TokenError, find_key, lock, module::Hold};
 use crate::{KeyCustody, KeyFailure};
 
 /// A private key in a token.
@@ -27,6 +26,7 @@ pub struct TokenKey {
     uri: Pkcs11Uri,
     /// By what the token is unlocked once more; `None` where nobody is there to ask.
     pin: Option<Pin>,
+    _hold: Option<Hold>,
     /// It refused the PIN: after some tries a token locks itself.
     refuses: AtomicBool,
     public: PublicKey,
@@ -54,11 +54,15 @@ impl TokenKey {
             Pin::None => Some(Pin::None),
             Pin::Given(_) | Pin::Prompt => None,
         };
+        let hold = pin.is_none().then(|| token.module.hold());
         let opened = Mutex::new(Arc::new(Opened { token, key }));
         let (uri, refuses) = (uri.clone(), AtomicBool::new(false));
-        let mut found = Self { opened, uri, pin, refuses, public, agrees: true, extractable };
+        // While it is tried, what the token does not do is not mended by opening it once more.
+        let mut found =
+            Self { opened, uri, pin: None, _hold: hold, refuses, public, agrees: true, extractable };
         found.sign(&[0x5a; 32]).map_err(of_token)?;
         found.agrees = found.agrees_truly()?;
+        found.pin = pin;
         Ok(found)
     }
 
@@ -74,7 +78,7 @@ impl TokenKey {
     ) -> Result<T, TokenError> {
         let opened = Arc::clone(&lock(&self.opened));
         match (opened.token.with_session(|session| act(session, opened.key)), &self.pin) {
-            (Err(TokenError::Fault(error)), Some(pin)) if has_ended(&error) || has_forgotten(&error) => {
+            (Err(TokenError::Fault(_) | TokenError::Restarted), Some(pin)) => {
                 let opened = self.open_again(&opened, pin)?;
                 opened.token.with_session(|session| act(session, opened.key))
             }
@@ -89,16 +93,22 @@ impl TokenKey {
             if self.refuses.load(Ordering::Relaxed) {
                 return Err(TokenError::Pin);
             }
-            let token = Token::open(&self.uri, pin).inspect_err(|error| {
+            let found = match self.look(pin) {
+                Err(error) if may_come_back(&error) && lost.token.module.restart()? => self.look(pin),
+                found => found,
+            };
+            *opened = Arc::new(found.inspect_err(|error| {
                 self.refuses.store(matches!(error, TokenError::Pin), Ordering::Relaxed);
-            })?;
-            let (key, public, _) = token.with_session(|session| find_key(session, &self.uri))?;
-            if public != self.public {
-                return Err(TokenError::Mismatch);
-            }
-            *opened = Arc::new(Opened { token, key });
+            })?);
         }
         Ok(Arc::clone(&opened))
+    }
+
+    /// Unlocks the token, and looks for the key in it.
+    fn look(&self, pin: &Pin) -> Result<Opened, TokenError> {
+        let token = Token::open(&self.uri, pin)?;
+        let (key, public, _) = token.with_session(|session| find_key(session, &self.uri))?;
+        if public == self.public { Ok(Opened { token, key }) } else { Err(TokenError::Mismatch) }
     }
 
     fn agrees_truly(&self) -> Result<bool, TokenError> {
@@ -168,13 +178,7 @@ fn of_token(failure: KeyFailure) -> TokenError {
     }
 }
 
-/// Whether the token no longer knows who is there, or what was found in it.
-fn has_forgotten(error: &CryptokiError) -> bool {
-    matches!(
-        error,
-        CryptokiError::Pkcs11(
-            RvError::UserNotLoggedIn | RvError::ObjectHandleInvalid | RvError::KeyHandleInvalid,
-            _
-        )
-    )
+/// Whether the module may find what it lost once it is started anew.
+fn may_come_back(error: &TokenError) -> bool {
+    matches!(error, TokenError::NoToken { .. } | TokenError::NoKey(_) | TokenError::Fault(_))
 }

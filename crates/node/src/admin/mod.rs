@@ -72,7 +72,7 @@ impl AdminRequest {
 pub struct Status {
     /// Its version.
     pub version: String,
-    /// `serving`, `draining`, or `engine not ready`.
+    /// `serving`, `draining`, `engine not ready`, or `key not ready`.
     pub state: String,
     /// Its process.
     pub pid: u32,

@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 use super::{AdminAnswer, AdminRequest, AdminSocket, Status};
 use crate::{
     aside::{Aside, pause},
-    node::Node,
+    node::{Node, NodeStanding},
     reload::reload,
 };
 
@@ -87,10 +87,11 @@ async fn answer(node: &Arc<Node>, request: AdminRequest) -> AdminAnswer {
 
 fn status(node: &Node) -> Status {
     let engine = node.engine.status();
-    let state = match (node.draining.is_cancelled(), engine.healthy) {
-        (true, _) => "draining",
-        (false, true) => "serving",
-        (false, false) => "engine not ready",
+    let state = match node.standing() {
+        NodeStanding::Serving => "serving",
+        NodeStanding::Draining => "draining",
+        NodeStanding::EngineNotReady => "engine not ready",
+        NodeStanding::KeyNotReady => "key not ready",
     };
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -47,6 +47,22 @@ impl Piece {
     fn is_text(&self) -> bool {
         self.kind == RecordType::Text
     }
+
+    /// Takes the words of the piece that follows, where both are words and a record has room for them.
+    fn take(&mut self, next: &Self) -> bool {
+        let length = self.body.len().saturating_add(next.body.len());
+        if !self.is_text() || !next.is_text() || length > MAX_BODY {
+            return false;
+        }
+        if length > self.body.capacity() {
+            // Never grown, so that no copy of a part of it stays behind.
+            let mut roomy = Zeroizing::new(Vec::with_capacity(length.saturating_mul(2).min(MAX_BODY)));
+            roomy.extend_from_slice(&self.body);
+            self.body = roomy;
+        }
+        self.body.extend_from_slice(&next.body);
+        true
+    }
 }
 
 /// A record that was sent.
@@ -106,7 +122,10 @@ impl Answer {
         }
         self.ended = piece.flags.last;
         self.bytes = self.bytes.saturating_add(piece.body.len());
-        self.unsent.push_back(piece);
+        // Words that wait take the room of their bytes, not of a record for each token.
+        if self.unsent.back_mut().is_none_or(|last| !last.take(&piece)) {
+            self.unsent.push_back(piece);
+        }
     }
 
     /// When something may be sent: at once, or where only words wait, a tick after the last ones.
@@ -204,10 +223,7 @@ impl Answer {
 
     /// Drops every word; what is left to say is `piece`, at the index that the client has next.
     pub(super) fn replace(&mut self, received: Option<u32>, piece: Piece) {
-        self.cancel.cancel();
-        self.unsent.clear();
-        self.sent.clear();
-        self.bytes = 0;
+        self.forget();
         self.ended = false;
         self.gone = false;
         self.next = received.map_or(0, |last| last.saturating_add(1));
@@ -217,11 +233,18 @@ impl Answer {
 
     /// Drops every word: they were kept for long enough. Resuming it from here on is refused.
     pub(super) fn drop_text(&mut self) {
-        self.cancel.cancel();
-        self.unsent.clear();
-        self.sent.clear();
-        self.bytes = 0;
+        self.forget();
         self.ended = true;
         self.gone = true;
     }
+
+    /// Lets go of the words, and of the room for their pieces: a session may rest for long after it.
+    fn forget(&mut self) {
+        self.cancel.cancel();
+        (self.unsent, self.sent) = (VecDeque::new(), VecDeque::new());
+        self.bytes = 0;
+    }
 }
+
+#[cfg(test)]
+mod tests;

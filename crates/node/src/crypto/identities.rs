@@ -16,6 +16,9 @@ use tokio::time::Instant;
 use super::{ChannelKey, ChannelKeyTimes, ChannelKeys, NodeKey, lock};
 use crate::metrics;
 
+/// Before a key that failed is asked again.
+const REST: Duration = Duration::from_secs(10);
+
 /// An identity and the channel keys that it certifies: a channel key belongs to one identity.
 #[derive(Debug)]
 pub struct Identity {
@@ -100,6 +103,8 @@ impl Live {
 pub struct Identities {
     settings: IdentitySettings,
     live: Mutex<Live>,
+    /// Until when a key that failed is left alone; held by who looks after the keys.
+    rests: Mutex<Option<Instant>>,
 }
 
 impl Identities {
@@ -126,7 +131,7 @@ impl Identities {
             None => None,
         };
         let current = Arc::new(settings.identity(current, unix, rng)?);
-        Ok(Self { settings, live: Mutex::new(Live { current, previous, rotation }) })
+        Ok(Self { settings, live: Mutex::new(Live { current, previous, rotation }), rests: Mutex::default() })
     }
 
     /// Who the node is.
@@ -198,7 +203,8 @@ impl Identities {
         Ok(to)
     }
 
-    /// Makes channel keys anew where it is time, and forgets the identity before when its time is over.
+    /// Makes channel keys anew where it is time, and forgets the identity before when its time is over. Whoever comes while
+    /// another still waits for a token goes away again.
     ///
     /// # Errors
     /// [`KeyFailure`]: the channel keys before go on.
@@ -208,10 +214,17 @@ impl Identities {
             let address = identity.key.address();
             tracing::info!(event = "key_rotation", key = "identity", %address, "the overlap is over: the identity before is forgotten");
         }
-        for identity in self.live(now) {
-            identity.channel_keys.rotate_if_due(&identity.key, unix, now, rng)?;
+        let Ok(mut rests) = self.rests.try_lock() else { return Ok(()) };
+        if rests.is_some_and(|until| now < until) {
+            return Ok(());
         }
-        Ok(())
+        let look_after = |identity: &Arc<Identity>| {
+            identity.key.look_whether_back()?;
+            identity.channel_keys.rotate_if_due(&identity.key, unix, now, rng)
+        };
+        let done = self.live(now).iter().try_for_each(look_after);
+        *rests = done.as_ref().err().and_then(|_| now.checked_add(REST));
+        done
     }
 }
 

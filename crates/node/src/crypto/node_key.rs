@@ -1,6 +1,9 @@
 //! The node's identity key, wherever it is kept.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use fabstir_custody::{KeyCustody, KeyFailure, KeySource, KeySourceError, Secret};
 use fabstir_protocol::{
@@ -15,6 +18,8 @@ use crate::metrics;
 pub struct NodeKey {
     custody: Box<dyn KeyCustody>,
     address: Address,
+    /// Whether its last use failed: a token may be away, and come back.
+    away: AtomicBool,
 }
 
 /// Whether keys that everybody knows are accepted.
@@ -57,7 +62,7 @@ impl NodeKey {
     /// The key that somebody holds.
     pub fn held_by(custody: Box<dyn KeyCustody>) -> Self {
         let address = custody.address();
-        Self { custody, address }
+        Self { custody, address, away: AtomicBool::new(false) }
     }
 
     /// Reads `0x` and 64 hex digits.
@@ -88,8 +93,7 @@ impl NodeKey {
     /// # Errors
     /// [`KeyFailure`]: the token that holds it is gone.
     pub fn agree(&self, their_key: &PublicKey) -> Result<Agreed, KeyFailure> {
-        self.used("agree");
-        self.custody.agree(their_key)
+        self.used("agree", self.custody.agree(their_key))
     }
 
     /// Signs a digest.
@@ -97,13 +101,40 @@ impl NodeKey {
     /// # Errors
     /// [`KeyFailure`].
     pub fn sign(&self, digest: &[u8; 32]) -> Result<Signature, KeyFailure> {
-        self.used("sign");
-        self.custody.sign(digest)
+        self.used("sign", self.custody.sign(digest))
     }
 
-    fn used(&self, operation: &'static str) {
+    /// Whether its last use failed.
+    pub fn is_away(&self) -> bool {
+        self.away.load(Ordering::Relaxed)
+    }
+
+    /// Uses a key whose last use failed, to see whether it is back.
+    ///
+    /// # Errors
+    /// [`KeyFailure`]: it is not.
+    pub fn look_whether_back(&self) -> Result<(), KeyFailure> {
+        if self.is_away() {
+            self.sign(&Sha256::digest(b"fabstir node key probe").into()).map(|_| ())
+        } else {
+            Ok(())
+        }
+    }
+
+    fn used<T>(&self, operation: &'static str, done: Result<T, KeyFailure>) -> Result<T, KeyFailure> {
         metrics::key_operation(operation);
-        tracing::debug!(event = "key_use", address = %self.address, operation, "The identity key was used");
+        let address = &self.address;
+        tracing::debug!(event = "key_use", %address, operation, "The identity key was used");
+        match (&done, self.away.swap(done.is_err(), Ordering::Relaxed)) {
+            (Err(error), false) => {
+                tracing::error!(event = "key_use", %address, operation, %error, "the identity key does not answer: it is asked again until it does");
+            }
+            (Ok(_), true) => {
+                tracing::warn!(event = "key_use", %address, operation, "the identity key answers again");
+            }
+            (Err(_), true) | (Ok(_), false) => {}
+        }
+        done
     }
 
     /// Proves to whom `challenge` is fresh that this node holds its key (docs/api.md).

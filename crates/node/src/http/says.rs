@@ -16,7 +16,7 @@ pub(super) struct Health {
 #[derive(JsonSchema, Serialize)]
 pub(super) struct Ready {
     /// `ready` with 200; why not, with 503.
-    #[schemars(extend("enum" = ["ready", "draining", "engine not ready"]))]
+    #[schemars(extend("enum" = ["ready", "draining", "engine not ready", "key not ready"]))]
     pub(super) status: &'static str,
     /// Requests that wait for the engine.
     pub(super) waiting: usize,

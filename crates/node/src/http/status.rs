@@ -11,7 +11,7 @@ use super::{
     Shared, json, openapi,
     says::{Health, Model, Models, Ready, Version},
 };
-use crate::metrics;
+use crate::{metrics, node::NodeStanding};
 
 /// `GET /health`: the process serves HTTP.
 pub(super) async fn health() -> Response {
@@ -21,12 +21,11 @@ pub(super) async fn health() -> Response {
 /// `GET /ready`: requests can be answered now.
 pub(super) async fn ready(State(shared): State<Shared>) -> Response {
     let engine = shared.node.engine.status();
-    let (code, status) = if shared.node.draining.is_cancelled() {
-        (StatusCode::SERVICE_UNAVAILABLE, "draining")
-    } else if engine.healthy {
-        (StatusCode::OK, "ready")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "engine not ready")
+    let (code, status) = match shared.node.standing() {
+        NodeStanding::Serving => (StatusCode::OK, "ready"),
+        NodeStanding::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        NodeStanding::EngineNotReady => (StatusCode::SERVICE_UNAVAILABLE, "engine not ready"),
+        NodeStanding::KeyNotReady => (StatusCode::SERVICE_UNAVAILABLE, "key not ready"),
     };
     // An engine without a bound names a number that JavaScript cannot hold.
     let slots = u32::try_from(engine.slots).unwrap_or(u32::MAX);
