@@ -69,6 +69,9 @@ pub enum KeySourceError {
         /// Why.
         error: KeystoreError,
     },
+    /// The file with the keystore's password gives none.
+    #[error("the file with the keystore's password: {0}")]
+    PasswordFile(SecretFileError),
     /// Nobody could be asked.
     #[error(
         "the password could not be asked for ({0}): there is no terminal; name a file with the password instead"
@@ -164,7 +167,7 @@ impl Password {
     /// [`KeySourceError`].
     pub fn get(&self) -> Result<Secret, KeySourceError> {
         match self {
-            Self::File(path) => Ok(read_secret_file(path)?),
+            Self::File(path) => read_secret_file(path).map_err(KeySourceError::PasswordFile),
             Self::Prompt => prompt("password of the keystore: "),
             Self::Given(secret) => Ok(Secret::from_bytes(secret.as_bytes())),
         }
@@ -232,6 +235,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let open = dir.path().join("open");
         std::fs::write(&open, KEY).unwrap();
+        let store = dir.path().join("keystore.json");
+        write_secret_file(&store, b"{}").unwrap();
         std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o644)).unwrap();
         let cases = [
             (KeySource::Text("".into()), "the private key is empty"),
@@ -240,6 +245,7 @@ mod tests {
             (KeySource::Command("exit 7".into()), "exit status: 7"),
             (KeySource::File(open), "chmod 600"),
             (KeySource::File(dir.path().join("none")), "No such file"),
+            (KeySource::Keystore(store, Password::File(dir.path().join("none"))), "the keystore's password"),
         ];
         for (source, said) in cases {
             let error = source.load().unwrap_err().to_string();

@@ -97,9 +97,9 @@ impl UpstreamConfig {
 #[derive(Clone)]
 pub struct ApiKey(Zeroizing<String>);
 
-impl From<String> for ApiKey {
-    fn from(text: String) -> Self {
-        Self(Zeroizing::new(text))
+impl From<&str> for ApiKey {
+    fn from(text: &str) -> Self {
+        Self(Zeroizing::new(text.to_owned()))
     }
 }
 

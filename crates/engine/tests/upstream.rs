@@ -522,7 +522,7 @@ async fn a_server_that_comes_back_is_found_again() {
 #[tokio::test]
 async fn the_key_goes_out_and_does_not_print() {
     let mock = Mock::start(vec![paris()]).await;
-    let config = UpstreamConfig { api_key: Some(ApiKey::from("sk-canary\n".to_owned())), ..config(&[&mock]) };
+    let config = UpstreamConfig { api_key: Some(ApiKey::from("sk-canary\n")), ..config(&[&mock]) };
     let engine = UpstreamEngine::connect(config).await.unwrap();
     ask(&engine, asking("a")).await;
     assert!(mock.heads.lock().unwrap()[0].contains("authorization: Bearer sk-canary\r\n"));

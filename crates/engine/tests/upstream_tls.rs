@@ -43,7 +43,7 @@ impl Authority {
 
     fn identity(&self, name: &str) -> ApiKey {
         let (certificate, key) = self.sign(name);
-        ApiKey::from(format!("{}{}", certificate.pem(), key.serialize_pem()))
+        ApiKey::from(format!("{}{}", certificate.pem(), key.serialize_pem()).as_str())
     }
 }
 
@@ -118,6 +118,6 @@ async fn a_server_that_asks_for_a_certificate_is_shown_one() {
     assert!(connects(showing(Some(clients.identity("node")))).await);
     assert!(!connects(showing(None)).await, "without one");
     assert!(!connects(showing(Some(Authority::new().identity("node")))).await, "by somebody else");
-    let nonsense = showing(Some(ApiKey::from("nonsense".to_owned())));
+    let nonsense = showing(Some(ApiKey::from("nonsense")));
     assert!(matches!(UpstreamEngine::connect(nonsense).await, Err(UpstreamError::Tls(_))));
 }

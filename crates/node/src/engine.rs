@@ -2,11 +2,12 @@
 
 use std::{
     io::{self, IsTerminal as _},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use fabstir_custody::{SecretFileError, read_credential};
 use fabstir_engine::{
     ApiKey, EchoEngine, Engine, LlamaConfig, LlamaEngine, LoadError, SameName, Several, UpstreamConfig,
     UpstreamEngine, UpstreamError,
@@ -33,6 +34,10 @@ pub enum EngineError {
     Upstream(#[from] UpstreamError),
     #[error("{setting}: {path}: {cause}")]
     File { setting: &'static str, path: String, cause: io::Error },
+    #[error("{setting}: {cause}")]
+    Secret { setting: &'static str, cause: SecretFileError },
+    #[error("a secret of ENGINE_URL's servers is no text")]
+    NoText,
     #[error("loading the model was interrupted")]
     Interrupted,
 }
@@ -90,9 +95,11 @@ fn template(config: &EngineConfig) -> Result<Option<String>, EngineError> {
 
 /// What the servers behind the node are asked with, with what stands in files.
 fn with_files(settings: &UpstreamSettings) -> Result<UpstreamConfig, EngineError> {
-    let secret = |setting, path: &Option<_>| -> Result<Option<ApiKey>, EngineError> {
-        let text = path.as_deref().map(|path| read(setting, path)).transpose()?;
-        Ok(text.map(ApiKey::from))
+    let secret = |setting, path: &Option<PathBuf>| -> Result<Option<ApiKey>, EngineError> {
+        let Some(path) = path else { return Ok(None) };
+        let secret = read_credential(path).map_err(|cause| EngineError::Secret { setting, cause })?;
+        let text = std::str::from_utf8(secret.as_bytes()).map_err(|_| EngineError::NoText)?;
+        Ok(Some(ApiKey::from(text)))
     };
     let mut upstream = settings.upstream.clone();
     upstream.api_key = secret("ENGINE_API_KEY_FILE", &settings.api_key_file)?;

@@ -2,10 +2,11 @@
 
 use std::io::IsTerminal as _;
 
+use strsim::osa_distance;
 use tracing::Level;
 use tracing_subscriber::{
     EnvFilter, Layer as _,
-    filter::{ParseError, filter_fn},
+    filter::{LevelFilter, ParseError, filter_fn},
     layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
 };
@@ -26,11 +27,36 @@ const CAPPED: &[&str] = &[
     "async_web_client",
 ];
 
+/// What the log can be limited to.
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
 /// llama.cpp reports a hundred lines at every start. They are shown to who asks for them by this name.
 const LLAMA: &str = "llama-cpp-2";
 
+/// Why a filter cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidFilter {
+    /// It is none.
+    #[error(transparent)]
+    Form(#[from] ParseError),
+    /// Taken as the name of a part of the program, it would silence all others.
+    #[error("{word} is no level; did you mean {level}?")]
+    Level {
+        /// What was written.
+        word: String,
+        /// What was meant.
+        level: &'static str,
+    },
+}
+
 /// The filter that `directives` asks for.
-fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
+fn filter(directives: &str) -> Result<EnvFilter, InvalidFilter> {
+    for word in directives.split(',').map(str::trim).filter(|word| word.parse::<LevelFilter>().is_err()) {
+        let like = |level: &&str| osa_distance(&word.to_ascii_lowercase(), level) <= 2;
+        if let Some(level) = LEVELS.iter().copied().find(like) {
+            return Err(InvalidFilter::Level { word: word.to_owned(), level });
+        }
+    }
     let filter = EnvFilter::builder().parse(directives)?;
     if directives.contains(LLAMA) {
         return Ok(filter);
@@ -50,7 +76,7 @@ fn may_be_written(target: &str, level: Level) -> bool {
 ///
 /// # Errors
 /// Where `RUST_LOG` cannot be read.
-pub fn check(config: &Config) -> Result<(), ParseError> {
+pub fn check(config: &Config) -> Result<(), InvalidFilter> {
     filter(&config.rust_log).map(|_| ())
 }
 
@@ -58,7 +84,7 @@ pub fn check(config: &Config) -> Result<(), ParseError> {
 ///
 /// # Errors
 /// Where `RUST_LOG` cannot be read.
-pub fn start(config: &Config) -> Result<(), ParseError> {
+pub fn start(config: &Config) -> Result<(), InvalidFilter> {
     let colour = std::io::stdout().is_terminal();
     // Where the log's reader has gone, the complaint about it would go the same way, and panic.
     let lines = tracing_subscriber::fmt::layer().with_ansi(colour).log_internal_errors(false);
@@ -89,5 +115,20 @@ mod tests {
     fn a_filter_that_cannot_be_read_is_refused() {
         assert!(filter("info,fabstir_llm_node::crypto=debug").is_ok());
         assert!(filter("=nonsense=").is_err());
+        for (written, meant) in [("infoo", "info"), ("warn,dbug", "debug"), ("wan", "warn")] {
+            let said = filter(written).unwrap_err().to_string();
+            assert!(said.ends_with(&format!("did you mean {meant}?")), "{said}");
+        }
+        for good in [
+            "",
+            "off",
+            "INFO",
+            "3",
+            "fabstir_llm_node",
+            "fabstir_llm_node::tls=debug,warn",
+            "[request]=trace",
+        ] {
+            assert!(filter(good).is_ok(), "{good}");
+        }
     }
 }

@@ -231,6 +231,11 @@ fn check_refuses_what_would_not_start() {
     let dir = tempfile::tempdir().unwrap();
     let check = |env: &[(&str, &str)]| refused(dir.path(), env, &["config", "check"]);
     assert!(check(&[("RUST_LOG", "fabstir=foo=bar,,")]).contains("RUST_LOG"));
+    assert!(check(&[("RUST_LOG", "infoo")]).contains("did you mean info?"));
+    fs::write(dir.path().join("engine-key"), "sk-1").unwrap();
+    fs::set_permissions(dir.path().join("engine-key"), fs::Permissions::from_mode(0o644)).unwrap();
+    let open = [("ENGINE_URL", "http://h/v1"), ("ENGINE_API_KEY_FILE", "engine-key")];
+    assert!(check(&open).contains("ENGINE_API_KEY_FILE: engine-key can be read by others"));
     for (variables, said) in [
         (
             [("ENGINE_URL", "http://u:s3cret@h/v1"), ("ENGINE", "llama")],

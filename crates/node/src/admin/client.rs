@@ -15,7 +15,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{AdminAnswer, AdminRequest, PATIENCE, Status};
+use super::{AdminAnswer, AdminRequest, Status};
 use crate::ledger::{Counts, DayOfUsage, SessionLine};
 
 /// Most bytes of an answer.
@@ -38,7 +38,7 @@ pub enum AdminError {
     BrokenOff,
     #[error("the node's answer cannot be read: is it of another version?")]
     Unreadable,
-    #[error("the node does not answer in time")]
+    #[error("the node does not answer in time: is its process stopped, or its machine too busy?")]
     Late,
     #[error("the node refuses: {0}")]
     Refused(String),
@@ -69,7 +69,8 @@ pub fn usual_socket() -> Option<PathBuf> {
 /// [`AdminError`], which says what to do.
 pub async fn ask(socket: Option<&Path>, request: AdminRequest, shown: Shown) -> Result<String, AdminError> {
     let path = socket.ok_or(AdminError::NotSet)?;
-    let answer = timeout(PATIENCE, exchange(path, request)).await.map_err(|_| AdminError::Late)??;
+    let answer =
+        timeout(request.patience(), exchange(path, request)).await.map_err(|_| AdminError::Late)??;
     Ok(match (answer, shown) {
         (AdminAnswer::Refused { message }, _) => return Err(AdminError::Refused(message)),
         (answer, Shown::Json) => serde_json::to_string_pretty(&answer).map_err(|_| AdminError::Unreadable)?,

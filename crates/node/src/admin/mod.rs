@@ -17,7 +17,9 @@ use crate::ledger::{DayOfUsage, SessionLine};
 use crate::reload::Reloaded;
 
 /// How long the node may take to answer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The same where the node may wait for a token, a command, many files.
+const PATIENCE_FOR_FILES: Duration = Duration::from_secs(60);
 
 /// What an operator may ask of a node. One more is one more here, with a route and a method, and an arm in the server's
 /// `answer`: the compiler names the places.
@@ -45,6 +47,14 @@ impl AdminRequest {
     /// Every one of them, as it stands on the socket.
     pub(crate) const ALL: [Self; 5] =
         [Self::Status, Self::Sessions, Self::Usage(None), Self::Drain, Self::Reload];
+
+    /// How long its answer may take.
+    fn patience(self) -> Duration {
+        match self {
+            Self::Status | Self::Sessions | Self::Drain => PATIENCE,
+            Self::Usage(_) | Self::Reload => PATIENCE_FOR_FILES,
+        }
+    }
 
     pub(crate) fn route(self) -> Route {
         let (method, path) = match self {

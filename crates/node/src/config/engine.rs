@@ -33,13 +33,13 @@ pub struct EngineArgs {
     /// Models to serve from ENGINE_URL; comma-separated, by default all that the servers name
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     engine_models: Vec<String>,
-    /// A file with the API key of the servers at ENGINE_URL
+    /// A file with the API key of the servers at ENGINE_URL, which others cannot read (0600, 0400, 0640)
     #[arg(long, value_name = "FILE")]
     engine_api_key_file: Option<PathBuf>,
     /// A file with the PEM certificates that the servers at ENGINE_URL are trusted by, instead of the public ones
     #[arg(long, value_name = "FILE")]
     engine_ca_file: Option<PathBuf>,
-    /// A file with the PEM certificate and key that is shown to the servers at ENGINE_URL (mutual TLS)
+    /// A file with the PEM certificate and key that is shown to the servers at ENGINE_URL (mutual TLS), which others cannot read
     #[arg(long, value_name = "FILE")]
     engine_identity_file: Option<PathBuf>,
     /// Seconds that a server at ENGINE_URL may take to its first word, and between any two
