@@ -31,10 +31,16 @@ type Events = mpsc::Sender<Result<Event, Error>>;
 /// What a user wants.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Ask { body: Zeroizing<Vec<u8>>, events: Events, keeps: bool, reply: oneshot::Sender<u32> },
+    Ask {
+        body: Zeroizing<Vec<u8>>,
+        events: Events,
+        keeps: bool,
+        reply: oneshot::Sender<u32>,
+    },
     Cancel(u32),
     Goodbye(oneshot::Sender<()>),
-    Lose(Duration),
+    /// For so long; of the connection that there was, or was being made, at that moment: another one is not to blame.
+    Lose(Duration, Instant),
 }
 
 /// A request that is made while the session is opened.
@@ -58,6 +64,8 @@ struct Live {
     sealer: Sealer,
     opener: Opener,
     next_control: u32,
+    /// When it was begun to be made.
+    begun: Instant,
     opened: Instant,
     /// Whether something of the session's came by it.
     heard: bool,
@@ -123,7 +131,7 @@ impl Driver {
         mut config: Config,
         first: Option<First>,
     ) -> Result<(Self, Welcome, Least), Error> {
-        let capture = config.capture.take();
+        let (capture, begun) = (config.capture.take(), Instant::now());
         let (mut line, shown) = reach(&config, capture).await.map_err(|(error, _)| error)?;
         let node = shown.pinned()?;
         let mut answers = Answers::default();
@@ -139,7 +147,7 @@ impl Driver {
         let opened = timeout(config.connect_timeout, opening).await;
         let (channel, welcome) = opened.map_err(|_| Error::Silent(config.connect_timeout))??;
         let session = channel.sid;
-        let (live, ticket) = Live::of(Opened { line, channel, welcome: welcome.clone() });
+        let (live, ticket) = Live::of(Opened { line, channel, welcome: welcome.clone() }, begun);
         let mut asked = BTreeMap::new();
         let last_number = u32::from(first.is_some());
         let keeps = first.as_ref().is_some_and(|first| first.keeps);
@@ -241,8 +249,9 @@ impl Driver {
                 let _ = said.send(());
                 Err(Lost::Done)
             }
-            Some(Command::Lose(time)) if time.is_zero() => Err(Lost::Connection),
-            Some(Command::Lose(time)) => {
+            Some(Command::Lose(_, at)) if at < self.live.begun => Ok(()),
+            Some(Command::Lose(time, _)) if time.is_zero() => Err(Lost::Connection),
+            Some(Command::Lose(time, _)) => {
                 self.live.line.hang_up().await;
                 sleep(time).await;
                 Err(Lost::Connection)
@@ -338,8 +347,9 @@ impl Driver {
                 tell_all(lost.kept.asked, || Error::Truncated);
                 return Err(last);
             }
+            let begun = Instant::now();
             match lost.attempt().await {
-                Ok(opened) => return lost.open(opened).await,
+                Ok(opened) => return lost.open(opened, begun).await,
                 Err(error) if error.is_passing() => last = error,
                 // Who waits for an answer is told that it is cut off; why there is no session, who asks next.
                 Err(error) => {
@@ -400,10 +410,10 @@ impl LostSession {
     }
 
     /// Goes on with what the node knows, and sends again what it does not.
-    async fn open(mut self, opened: Opened) -> Result<Driver, Error> {
+    async fn open(mut self, opened: Opened, begun: Instant) -> Result<Driver, Error> {
         let known = opened.welcome.known.clone();
         let name = opened.channel.sid;
-        let (live, ticket) = Live::of(opened);
+        let (live, ticket) = Live::of(opened, begun);
         let mut again = Vec::new();
         match known {
             Some(known) => {
@@ -445,10 +455,11 @@ impl LostSession {
 }
 
 impl Live {
-    fn of(opened: Opened) -> (Self, Option<Ticket>) {
+    fn of(opened: Opened, begun: Instant) -> (Self, Option<Ticket>) {
         let Opened { line, channel, welcome } = opened;
         let Channel { sealer, opener, ticket, .. } = channel;
-        let live = Self { line, sealer, opener, next_control: 0, opened: Instant::now(), heard: false };
+        let live =
+            Self { line, sealer, opener, next_control: 0, begun, opened: Instant::now(), heard: false };
         (live, welcome.ticket.then_some(ticket))
     }
 }

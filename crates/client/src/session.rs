@@ -265,7 +265,7 @@ impl Session {
     /// The same, and stays without one for a while.
     #[doc(hidden)]
     pub fn lose_connection_for(&self, time: Duration) {
-        let _ = self.commands.try_send(Command::Lose(time));
+        let _ = self.commands.try_send(Command::Lose(time, Instant::now()));
     }
 }
 
