@@ -39,8 +39,8 @@ pub use keystore::{Cost, KeystoreError, is_keystore, open_keystore, write_keysto
 pub use locked::{LockedKey, LockedKeyError};
 pub use pkcs11::{InvalidUri, Pin, Pkcs11Uri, Token, TokenError, TokenKey};
 pub use secret::{
-    Secret, SecretFileError, make_parent, read_credential, read_secret_file, replace_secret_file,
-    write_secret_file,
+    Secret, SecretFileError, make_parent, put_secret_beside, read_credential, read_secret_file,
+    replace_secret_file, write_secret_file,
 };
 pub use source::{KeySource, KeySourceError, Password};
 

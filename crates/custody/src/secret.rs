@@ -161,7 +161,7 @@ pub fn make_parent(path: &Path) -> Result<(), SecretFileError> {
 /// [`SecretFileError`]; [`SecretFileError::Exists`] where the file is there.
 pub fn write_secret_file(path: &Path, secret: &[u8]) -> Result<(), SecretFileError> {
     make_parent(path)?;
-    let beside = written_beside(path, secret)?;
+    let beside = written_beside(path, secret, path)?;
     // A link that is already there is refused, where a rename would replace it.
     let linked = fs::hard_link(&beside, path);
     let _ = fs::remove_file(&beside);
@@ -179,8 +179,16 @@ pub fn write_secret_file(path: &Path, secret: &[u8]) -> Result<(), SecretFileErr
 /// # Errors
 /// [`SecretFileError`]; the file is as before then.
 pub fn replace_secret_file(path: &Path, secret: &[u8]) -> Result<(), SecretFileError> {
+    put_secret_beside(path, path, secret)
+}
+
+/// The same for a file that belongs to another one: who reads `whose` is to read it, too.
+///
+/// # Errors
+/// As [`replace_secret_file`].
+pub fn put_secret_beside(whose: &Path, path: &Path, secret: &[u8]) -> Result<(), SecretFileError> {
     make_parent(path)?;
-    let beside = written_beside(path, secret)?;
+    let beside = written_beside(path, secret, whose)?;
     if let Err(error) = fs::rename(&beside, path) {
         let _ = fs::remove_file(&beside);
         return Err(fault(path)(error));
@@ -188,7 +196,7 @@ pub fn replace_secret_file(path: &Path, secret: &[u8]) -> Result<(), SecretFileE
     sync_parent(path)
 }
 
-fn written_beside(path: &Path, secret: &[u8]) -> Result<PathBuf, SecretFileError> {
+fn written_beside(path: &Path, secret: &[u8], whose: &Path) -> Result<PathBuf, SecretFileError> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(format!(".{}.new", std::process::id()));
     let beside = PathBuf::from(beside);
@@ -197,7 +205,7 @@ fn written_beside(path: &Path, secret: &[u8]) -> Result<PathBuf, SecretFileError
         give_to_the_folders_owner(&file, parent_of(path))?;
         // What takes the place of somebody's file is theirs, too, unless everybody may put files there.
         if fs::metadata(parent_of(path))?.mode() & 0o022 == 0
-            && let Ok(before) = fs::symlink_metadata(path)
+            && let Ok(before) = fs::symlink_metadata(whose)
             && file.metadata()?.uid() == 0
         {
             fchown(&file, Some(before.uid()), Some(before.gid()))?;

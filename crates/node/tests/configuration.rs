@@ -75,7 +75,12 @@ fn show_says_each_settings_origin_and_no_secret() {
     fs::write(dir.path().join("node.toml"), "max_sessions = 7\nhost_private_key_command = 'vault s3cret'\n")
         .unwrap();
     fs::write(dir.path().join(".env"), "DRAIN_SECONDS=3\n").unwrap();
-    let env = [("CONFIG_FILE", "node.toml"), ("HOST_PRIVATE_KEY", &*key), ("MODEL_PATHS", "x")];
+    let env = [
+        ("CONFIG_FILE", "node.toml"),
+        ("HOST_PRIVATE_KEY", &*key),
+        ("MODEL_PATHS", "x"),
+        ("ACME_DIRECTORY_URL", "https://u:s3cret@h/?t=s3cret"),
+    ];
     let output = call(dir.path(), &env, &["--chain-id", "5", "config", "show", "--json"]).output().unwrap();
     let (shown, warned) = told(&output);
     let rows: Vec<Value> = serde_json::from_str(&shown).unwrap();
@@ -87,6 +92,7 @@ fn show_says_each_settings_origin_and_no_secret() {
     assert_eq!(row("CHAIN_ID"), ("5".into(), "flag".into()));
     assert_eq!(row("DRAIN_SECONDS"), ("3".into(), ".env".into()));
     assert_eq!(row("MAX_SESSIONS"), ("7".into(), "node.toml, line 1".into()));
+    assert_eq!(row("ACME_DIRECTORY_URL").0, "https://(not shown)@h?(not shown)");
     assert_eq!(row("MODEL"), ("-".into(), "default".into()));
     assert!(warned.contains("did you mean MODEL_PATH?"), "{warned}");
     // Two sources of a key: shown all the same, and then refused.

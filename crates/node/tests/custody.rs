@@ -6,9 +6,9 @@ mod process;
 mod support;
 
 use std::{
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use fabstir_custody::{Cost, open_keystore, write_keystore, write_secret_file};
@@ -224,6 +224,69 @@ async fn a_rotation_of_a_keystore_is_in_its_place_too_and_under_the_same_passwor
 fn opened(text: &str) -> PrivateKey {
     let secret = open_keystore(text.as_bytes(), b"correct horse").unwrap();
     const_hex::encode(*secret).parse().unwrap()
+}
+
+#[test]
+fn of_rotations_at_once_one_is_made_and_no_key_is_lost() {
+    for _ in 0..4 {
+        let place = Place::new();
+        let file = place.file("node.key", &place.secret);
+        let env = [("HOST_PRIVATE_KEY_FILE", &*file)];
+        let rotate = || {
+            let mut command = place.command(&env);
+            command.args(["keys", "rotate"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let begun: Vec<_> = (0..4).map(|_| rotate()).collect();
+        let outputs: Vec<_> = begun.into_iter().map(|child| child.wait_with_output().unwrap()).collect();
+        let made = outputs.iter().filter(|output| output.status.success()).count();
+        assert_eq!(made, 1, "{outputs:?}");
+        let refusals = outputs.iter().filter(|output| !output.status.success());
+        assert!(
+            refusals
+                .clone()
+                .all(|output| String::from_utf8_lossy(&output.stderr).contains("rotated less than")),
+            "{outputs:?}"
+        );
+        assert_eq!(std::fs::read_to_string(format!("{file}.previous")).unwrap(), place.secret);
+    }
+}
+
+#[test]
+fn a_key_before_that_nobody_vouches_for_is_not_overwritten() {
+    let place = Place::new();
+    let file = place.file("node.key", &place.secret);
+    let env = [("HOST_PRIVATE_KEY_FILE", &*file)];
+    let rotate = |more: &[&str]| {
+        let mut command = place.command(&env);
+        command.args(["keys", "rotate"]).args(more);
+        command
+    };
+    assert!(rotate(&[]).output().unwrap().status.success());
+    std::fs::remove_file(format!("{file}.rotation")).unwrap();
+    assert!(refused(rotate(&[])).contains("node.key.previous holds another key"));
+    assert_eq!(std::fs::read_to_string(format!("{file}.previous")).unwrap(), place.secret);
+    assert!(rotate(&["--force"]).output().unwrap().status.success());
+    // One that stopped after its first step has copied the key there, and is begun once more.
+    std::fs::remove_file(format!("{file}.rotation")).unwrap();
+    std::fs::copy(&file, format!("{file}.previous")).unwrap();
+    assert!(rotate(&[]).output().unwrap().status.success());
+}
+
+/// Only root can give files away.
+#[test]
+fn what_root_rotates_belongs_to_whom_the_key_belongs_to() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let place = Place::new();
+    let file = place.file("node.key", &place.secret);
+    std::os::unix::fs::chown(&file, Some(65_534), Some(65_534)).unwrap();
+    let mut command = place.command(&[("HOST_PRIVATE_KEY_FILE", &*file)]);
+    assert!(command.args(["keys", "rotate"]).output().unwrap().status.success());
+    for ending in ["", ".previous", ".rotation"] {
+        let about = std::fs::metadata(format!("{file}{ending}")).unwrap();
+        assert_eq!((about.uid(), about.gid(), about.mode() & 0o777), (65_534, 65_534, 0o600), "{ending}");
+    }
 }
 
 #[test]

@@ -127,7 +127,7 @@ impl KeysCommand {
             Self::Show => show(&mut out, sources),
             Self::Rotate { to, statement, keystore, password_file, force } => {
                 let to = to.map(|to| To { to, keystore, password_file });
-                let may_follow = |current: Address| {
+                let may_follow = |sources: &KeySources, current: Address| {
                     if force { Ok(()) } else { refuse_in_overlap(config, sources, current) }
                 };
                 rotate(&mut out, config, sources, (to, statement), may_follow)

@@ -304,6 +304,7 @@ fn whose_fault(error: clap::Error, program: &OsStr, below: &[Below]) -> clap::Er
 fn redacted(name: &str, value: &str) -> String {
     match name {
         "host_private_key_command" => "(a command, not shown)".to_owned(),
+        "acme_directory_url" => bare_url(value),
         "engine_url" => value.split(',').map(bare_url).collect::<Vec<_>>().join(","),
         "pkcs11_uri" | "previous_pkcs11_uri" => without_pin(value),
         _ => value.to_owned(),

@@ -85,7 +85,9 @@ fn refusal_after(code: Code, retry_after: Option<Duration>) -> Response {
     metrics::refused(code);
     let status = StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, frame(code, retry_after)).into_response();
-    say_when(response.headers_mut(), retry_after);
+    // Nobody knows when there will be room: who comes back at once finds none.
+    let busy = (code == Code::NodeBusy).then_some(Duration::from_secs(1));
+    say_when(response.headers_mut(), retry_after.or(busy));
     response
 }
 

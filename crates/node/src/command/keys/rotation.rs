@@ -1,13 +1,15 @@
 //! The next key: made, vouched for by the current one, and put where a running node finds it.
 
 use std::{
+    fs::File,
     io::Write,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, bail};
 use fabstir_custody::{
-    KeyCustody, KeySource, LockedKey, Secret, open_keystore, read_secret_file, replace_secret_file,
+    KeyCustody, KeySource, LockedKey, Secret, SecretFileError, open_keystore, put_secret_beside,
+    read_secret_file, replace_secret_file,
 };
 use fabstir_protocol::{ethereum::Address, v2::NodeKeyRotation};
 
@@ -29,7 +31,7 @@ pub(super) fn rotate(
     config: &Config,
     sources: &KeySources,
     (to, statement): (Option<To>, Option<PathBuf>),
-    may_follow: impl Fn(Address) -> anyhow::Result<()>,
+    may_follow: impl Fn(&KeySources, Address) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let source = sources.current.as_ref().context("no key is set: see HOST_PRIVATE_KEY in --help")?;
     let chain_id = config.chain_id.unwrap_or(0);
@@ -41,7 +43,11 @@ pub(super) fn rotate(
                      PREVIOUS_ settings out of the settings first, once their overlap is over; or make the next key elsewhere with --to"
                 );
             }
-            in_place(out, (source, file), chain_id, statement, may_follow)
+            // Of two at once the second finds what the first has made, and is refused.
+            let _alone = lock_folder_of(file)?;
+            let sources = sources.again()?.context("the key cannot be read again")?;
+            let source = sources.current.as_ref().context("the key is gone")?;
+            in_place(out, (source, file), chain_id, statement, |current| may_follow(&sources, current))
         }
         (None, None) => bail!(
             "the key is {}: name with --to where the next one is to be made, a file or pkcs11:...",
@@ -55,9 +61,10 @@ pub(super) fn rotate(
             let statement =
                 statement.context("name with --statement where to write what the current key says")?;
             let current = source.load()?;
-            may_follow(current.address())?;
+            may_follow(sources, current.address())?;
             let next = to.make()?;
-            write_statement(&statement, current.as_ref(), next.as_ref(), chain_id)?;
+            let text = statement_of(current.as_ref(), next.as_ref(), chain_id)?;
+            replace_secret_file(&statement, text.as_bytes())?;
             describe(out, "next key", next.as_ref())?;
             writeln!(out, "statement   {}", statement.display())?;
             Ok(writeln!(
@@ -76,7 +83,9 @@ pub(super) fn refuse_in_overlap(
     sources: &KeySources,
     current: Address,
 ) -> anyhow::Result<()> {
-    let (Some(_), Some(statement)) = (&sources.previous, &sources.rotation) else { return Ok(()) };
+    let (Some(_), Some(statement)) = (&sources.previous, &sources.rotation) else {
+        return sources.file.as_deref().map_or(Ok(()), refuse_unknown_previous);
+    };
     let rotation = crypto::read_rotation(statement)?.rotation();
     let left = rotation.not_before.saturating_add(config.key_overlap.as_secs()).saturating_sub(unix_now()?);
     // One that was begun and not finished is of another key.
@@ -88,6 +97,33 @@ pub(super) fn refuse_in_overlap(
         );
     }
     Ok(())
+}
+
+/// Without a statement nobody knows since when the key before is one: clients may pin it still, and no other copy need be left.
+fn refuse_unknown_previous(file: &Path) -> anyhow::Result<()> {
+    let previous = with_ending(file, ".previous");
+    let there = match read_secret_file(&previous) {
+        Ok(there) => there,
+        Err(SecretFileError::Io { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    // One that was begun and not finished has copied the key there, and no more.
+    if there.as_bytes() == read_secret_file(file)?.as_bytes() {
+        return Ok(());
+    }
+    bail!(
+        "{} holds another key, and no statement beside it says since when: the rotation would overwrite it; move it away, or use --force",
+        previous.display()
+    );
+}
+
+/// Keeps other processes from rotating a key in this folder; until it is dropped.
+fn lock_folder_of(file: &Path) -> anyhow::Result<File> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let lock = File::open(folder).and_then(|folder| folder.lock().map(|()| folder));
+    lock.with_context(|| format!("{} cannot be locked against another rotation", folder.display()))
 }
 
 fn unix_now() -> anyhow::Result<u64> {
@@ -116,8 +152,9 @@ fn in_place(
     may_follow(current.address())?;
     let next = LockedKey::new(&secret)?;
     // In this order, so that at no moment a key is lost: a rotation that stops half-way is none.
-    replace_secret_file(&previous, before.as_bytes())?;
-    write_statement(&statement, current.as_ref(), &next, chain_id)?;
+    put_secret_beside(file, &previous, before.as_bytes())?;
+    let said = statement_of(current.as_ref(), &next, chain_id)?;
+    put_secret_beside(file, &statement, said.as_bytes())?;
     replace_secret_file(file, text.as_bytes())?;
     describe(out, "next key", &next)?;
     writeln!(out, "previous    {} ({})", previous.display(), current.address().to_checksum())?;
@@ -149,14 +186,8 @@ fn beginning(
 }
 
 /// What the current key says of the next: public, and signed.
-fn write_statement(
-    path: &Path,
-    current: &dyn KeyCustody,
-    next: &dyn KeyCustody,
-    chain_id: u64,
-) -> anyhow::Result<()> {
+fn statement_of(current: &dyn KeyCustody, next: &dyn KeyCustody, chain_id: u64) -> anyhow::Result<String> {
     let rotation = NodeKeyRotation { from: current.address(), to: next.address(), not_before: unix_now()? };
     let signature = current.sign(&rotation.digest(chain_id))?;
-    let text = serde_json::to_string(&rotation.with_signature(signature))?;
-    Ok(replace_secret_file(path, text.as_bytes())?)
+    Ok(serde_json::to_string(&rotation.with_signature(signature))?)
 }
