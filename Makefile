@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 RUN = . scripts/env.sh &&
 
-.PHONY: help demo run test bootstrap page fetch-model model build check fmt defences vectors documents fuzz audit bench reliability test-upstream test-ray test-acme test-haproxy test-operating mutants coverage
+.PHONY: help demo run test bootstrap page fetch-model model build check fmt defences vectors documents fuzz audit bench reliability test-upstream test-ray test-acme test-haproxy test-proxies test-desk test-deploy test-otel test-operating mutants coverage
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -71,6 +71,18 @@ test-acme: bootstrap ## the node with ACME, given a certificate by Debian's pebb
 
 test-haproxy: bootstrap ## the node behind Debian's haproxy, which names its clients by the PROXY protocol
 	@$(RUN) scripts/test-haproxy.sh
+
+test-proxies: bootstrap ## deploy/nginx and deploy/caddy under Debian's own, in front of a node; deploy/nftables.conf
+	@$(RUN) scripts/test-proxies.sh
+
+test-desk: bootstrap ## the alert rules by promtool, the dashboard by Grafana's model of dashboards
+	@$(RUN) scripts/test-desk.sh
+
+test-deploy: bootstrap ## deploy/kubernetes by its schemas and as a node that runs; deploy/systemd by systemd-analyze
+	@$(RUN) scripts/test-deploy.sh
+
+test-otel: bootstrap ## what a collector of traces is sent by a build with the feature otel
+	@$(RUN) cargo test --locked -p fabstir-llm-node --features otel --test traces
 
 test-operating: bootstrap ## docs/operating.md from an empty server, as pasted
 	@$(RUN) scripts/test-operating.sh

@@ -39,6 +39,19 @@ has ccache || packages+=(ccache)
 [ -z "${WITH_PEBBLE:-}" ] || has pebble || packages+=(pebble)
 # A proxy that passes TCP on, for scripts/test-haproxy.sh alone.
 [ -z "${WITH_HAPROXY:-}" ] || has haproxy || packages+=(haproxy)
+# What ends TLS before a node, for scripts/test-proxies.sh alone.
+if [ -n "${WITH_PROXIES:-}" ]; then
+    has nginx || packages+=(nginx-light)
+    has caddy || packages+=(caddy)
+    has nft || packages+=(nftables)
+fi
+# Alert rules are checked by Prometheus' own tool (scripts/test-desk.sh).
+[ -z "${WITH_DESK:-}" ] || has promtool || packages+=(prometheus)
+# Units of systemd's are checked by its own tool, against what a node asks of the kernel (scripts/test-deploy.sh).
+if [ -n "${WITH_DEPLOY:-}" ]; then
+    has systemd-analyze || packages+=(systemd)
+    has strace || packages+=(strace)
+fi
 # What reads rustc's profiles, for scripts/coverage.sh alone: of the LLVM that rustc is built on.
 if [ -n "${WITH_COVERAGE:-}" ] && has rustc; then
     llvm=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')

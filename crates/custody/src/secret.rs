@@ -124,8 +124,8 @@ pub fn read_secret_file(path: &Path) -> Result<Secret, SecretFileError> {
     read_if(path, |mode| matches!(mode, 0o600 | 0o400))
 }
 
-/// The secret in `path`, a file of systemd's credentials: in a folder that nobody else may enter, and readable for the
-/// service's user by an access-control list, which shows as its group's right.
+/// The secret in `path`, which is given to a service: its group may read it, and nobody else. Of systemd's credentials that is
+/// how an access-control list for the service's user shows, of Kubernetes' secrets it is the pod's group.
 ///
 /// # Errors
 /// [`SecretFileError`].

@@ -34,5 +34,6 @@ pub mod reload;
 pub mod server;
 pub mod systemd;
 pub mod tls;
+pub mod traces;
 #[doc(hidden)] // for examples/echo_ws.rs, which is held to the suites of others
 pub mod websocket;

@@ -18,6 +18,7 @@ use fabstir_llm_node::{
     command::{AdminCommand, Call, Command},
     config::{
         Config, DEFAULT_FILE, EnvFile, HOST_PRIVATE_KEY, KeySources, Layers, Origin, Settings, SettingsError,
+        Stray,
     },
     crypto, engine,
     ledger::Ledger,
@@ -27,6 +28,7 @@ use fabstir_llm_node::{
     reload::reload,
     server, systemd,
     tls::Tls,
+    traces::{self, Traces},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
@@ -112,13 +114,7 @@ async fn serve(key: Option<Secret>) -> anyhow::Result<()> {
     let (config, sources) = call.resolve()?;
     let hub = env(model::HF_ENDPOINT);
     drop(env_file);
-    logging::start(&config).context("RUST_LOG cannot be read")?;
-    for stray in strays {
-        tracing::warn!("{stray}");
-    }
-    if let Some(file) = file {
-        tracing::info!(file = %file.display(), "configuration file read");
-    }
+    let traces = start_telling(&config, &strays, file.as_deref())?;
     // Whoever asks for a reload while the node starts gets one after that, and ends nothing.
     let hangup = signal(SignalKind::hangup())?;
     let metrics = metrics::start()?;
@@ -141,7 +137,22 @@ async fn serve(key: Option<Secret>) -> anyhow::Result<()> {
     announce(&node, &listener)?;
     systemd::ready("serving");
     server::run(listener, node, metrics).await;
+    if let Some(traces) = traces {
+        tokio::task::spawn_blocking(move || traces.end()).await?;
+    }
     Ok(())
+}
+
+/// Starts the log, and traces where they are asked for; says which settings were found, and which may be misspelt.
+fn start_telling(config: &Config, strays: &[Stray], file: Option<&Path>) -> anyhow::Result<Option<Traces>> {
+    logging::start(config).context("RUST_LOG cannot be read")?;
+    for stray in strays {
+        tracing::warn!("{stray}");
+    }
+    if let Some(file) = file {
+        tracing::info!(file = %file.display(), "configuration file read");
+    }
+    Ok(traces::start(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))?)
 }
 
 /// The engine, unless the node is told to end before it is there: a model may take minutes to come.

@@ -71,7 +71,7 @@ fn a_key_that_others_may_read_stops_the_start() {
     let files = Files::of(&Authority::new());
     let flags = files.flags(&[]);
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    std::fs::set_permissions(files.path("key.pem"), std::fs::Permissions::from_mode(0o640)).unwrap();
+    std::fs::set_permissions(files.path("key.pem"), std::fs::Permissions::from_mode(0o644)).unwrap();
     let said = refused(&flags, &[]);
     assert!(said.contains("chmod 600") && said.contains("key.pem"), "{said}");
     // The check of settings looks at the files as the start does.

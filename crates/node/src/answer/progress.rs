@@ -18,6 +18,7 @@ use crate::{
     metrics,
     node::Node,
     pieces,
+    traces::{Ended, Trace},
 };
 
 /// How an answer ended whose client went away.
@@ -63,12 +64,14 @@ pub(crate) struct Progress {
     pub(crate) dropped: usize,
     style: Style,
     asked_at: Instant,
+    trace: Trace,
     /// When the last token came.
     last_token: Option<Instant>,
     /// Calls told so far.
     calls: usize,
     words: Vec<Words>,
     meter: Meter,
+    model: String,
     /// Who pays, so to say.
     pub(crate) account: Arc<Account>,
     closed: bool,
@@ -93,6 +96,8 @@ impl Progress {
             dropped: 0,
             style,
             asked_at: Instant::now(),
+            trace: Trace::new(),
+            model: model.map_or_else(String::new, |model| model.name.clone()),
             last_token: None,
             calls: 0,
             words: Vec::new(),
@@ -109,7 +114,10 @@ impl Progress {
             self.usage.completion_tokens = self.usage.completion_tokens.saturating_add(*tokens);
             let now = Instant::now();
             match self.last_token.replace(now) {
-                None => metrics::first_token(now.saturating_duration_since(self.asked_at)),
+                None => {
+                    metrics::first_token(now.saturating_duration_since(self.asked_at));
+                    self.trace.first_token();
+                }
                 Some(before) => metrics::token_gap(now.saturating_duration_since(before)),
             }
         }
@@ -125,6 +133,7 @@ impl Progress {
         match output {
             Output::Started { prompt_tokens, cached_tokens, dropped_messages, estimated } => {
                 metrics::queued(self.asked_at.elapsed());
+                self.trace.started();
                 self.usage.estimated = estimated;
                 self.usage.prompt_tokens = prompt_tokens;
                 self.usage.prompt_tokens_details.cached_tokens = cached_tokens;
@@ -197,6 +206,8 @@ impl Progress {
         self.usage.total_tokens = prompt_tokens.saturating_add(completion_tokens);
         self.closed = true;
         metrics::answer(finish_reason, prompt_tokens, completion_tokens, self.took());
+        let version = self.account.version();
+        self.trace.end(&Ended { version, model: &self.model, reason: finish_reason, usage: &self.usage });
         self.account.answered(&self.usage, matches!(finish_reason, "cancelled" | DISCONNECTED));
     }
 

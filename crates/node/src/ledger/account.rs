@@ -130,6 +130,11 @@ pub struct Account {
 }
 
 impl Account {
+    /// The version of the protocol that its session speaks.
+    pub(crate) fn version(&self) -> u8 {
+        self.version
+    }
+
     /// The account of a session that is about to be opened.
     pub fn new(version: u8, name: impl Into<String>, client: Client) -> Self {
         Self {

@@ -10,7 +10,7 @@ use rustls::server::VerifierBuilderError;
 pub enum TlsError {
     #[error("{setting}: {} cannot be read: {source}", path.display())]
     File { setting: &'static str, path: PathBuf, source: io::Error },
-    #[error("TLS_KEY_FILE can be read by others, or has another mode than 0600 or 0400; run: chmod 600 {}", path.display())]
+    #[error("TLS_KEY_FILE can be read by others, or written by its group; run: chmod 600 {}, or 640 where a group of the service's own needs it", path.display())]
     KeyMode { path: PathBuf },
     #[error("TLS_KEY_FILE: {} is no regular file", path.display())]
     KeyKind { path: PathBuf },

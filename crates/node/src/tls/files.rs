@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use fabstir_custody::{Secret, SecretFileError, read_secret_file};
+use fabstir_custody::{Secret, SecretFileError, read_credential};
 
 use super::TlsError;
 use crate::{
@@ -19,9 +19,10 @@ pub(super) fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, TlsErr
     regular::read(path).map_err(|source| TlsError::File { setting, path: path.into(), source })
 }
 
-/// The text of a key, wiped on drop. A file that others may read is refused.
+/// The text of a key, wiped on drop. A group of its own may read it, as services are given such keys; others may not, nor may the
+/// group write it.
 pub(super) fn read_private(path: &Path) -> Result<Secret, TlsError> {
-    read_secret_file(path).map_err(|error| match error {
+    read_credential(path).map_err(|error| match error {
         SecretFileError::Io { error: source, .. } => {
             TlsError::File { setting: "TLS_KEY_FILE", path: path.into(), source }
         }
