@@ -11,8 +11,7 @@ command -v haproxy >/dev/null || { echo "test-haproxy: haproxy is missing; insta
 bin=${CARGO_TARGET_DIR:-target}/debug
 [ -n "${BUILT:-}" ] || cargo build --locked -p fabstir-llm-node -p fabstir-cli --bins
 export XDG_CONFIG_HOME="$work"
-openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost \
-    -addext basicConstraints=critical,CA:FALSE -keyout "$work/cert.key" -out "$work/cert.pem" 2>/dev/null
+. scripts/front.sh
 metrics=$(free_port) front=$(free_port)
 start_node TLS_CERT_FILE="$work/cert.pem" TLS_KEY_FILE="$work/cert.key" ENGINE=echo LOG_FORMAT=text METRICS_LISTEN="127.0.0.1:$metrics" \
     TRUSTED_PROXIES=127.0.0.1 PROXY_PROTOCOL=require MAX_CONNECTIONS_PER_NETWORK=2 CHALLENGES_PER_MINUTE=2
@@ -33,32 +32,17 @@ listen node
     http-check expect status 200
     server node $address $1 source 127.0.0.1 check inter 200 check-send-proxy check-ssl verify none
 EOF
-    haproxy -db -f "$work/haproxy.cfg" >"$work/haproxy.log" 2>&1 &
+    haproxy -db -f "$work/haproxy.cfg" >"$work/proxy.log" 2>&1 &
     haproxy=$!
     started+=("$haproxy")
     until_reached
 }
-get() { curl -sS -m 5 --interface "$1" --cacert "$work/cert.pem" --resolve "localhost:$front:127.0.0.1" "https://localhost:$front$2" "${@:3}"; }
-until_reached() {
-    for _ in $(seq 100); do
-        get 127.0.0.2 /ready >/dev/null 2>&1 && return
-        sleep 0.1
-    done
-    cat "$work/haproxy.log" >&2
-    return 1
-}
-challenge() {
-    get "$1" /v1/auth/challenge -o /dev/null -w '%{http_code}' -H 'content-type: application/json' -H 'x-forwarded-for: 203.0.113.9' \
-        -d '{"challenge":"0707070707070707070707070707070707070707070707070707070707070707","context":"fabstir-node/1"}'
-}
-three() { for _ in 1 2 3; do challenge "$1"; done; }
 counted() { curl -fsS "http://127.0.0.1:$metrics/metrics" | sed -n "s/^fabstir_proxy_headers_total{result=\"$1\"} //p"; }
-say() { timeout 30 "$bin/fabstir" ask --node "wss://localhost:$front/v1/ws" --ca-file "$work/cert.pem" --node-key "$node_key" --key-file "$work/client.key" "$@"; }
 
 client=2
 for send in send-proxy send-proxy-v2 "send-proxy-v2 proxy-v2-options crc32c,unique-id"; do
     start_haproxy "$send"
-    check "$send: a session through TLS that the node ends" '[ "$(say "hello there" | tr -d "\n" | xargs)" = "hello there" ]'
+    check "$send: a session through TLS that the node ends" '[ "$(call 30 ask "hello there" | said)" = "hello there" ]'
     check "$send: a client's rate is its own" "[ \"\$(three 127.0.1.$client)\" = 200200429 ]"
     client=$((client + 1))
     check "$send: another client has its own" "[ \"\$(three 127.0.1.$client)\" = 200200429 ]"

@@ -11,8 +11,7 @@ for tool in nginx caddy nft; do command -v "$tool" >/dev/null || { echo "test-pr
 bin=${CARGO_TARGET_DIR:-target}/debug
 [ -n "${BUILT:-}" ] || cargo build --locked -p fabstir-llm-node -p fabstir-cli --bins
 export XDG_CONFIG_HOME="$work" XDG_DATA_HOME="$work" HOME="$work"
-openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost \
-    -addext basicConstraints=critical,CA:FALSE -keyout "$work/cert.key" -out "$work/cert.pem" 2>/dev/null
+. scripts/front.sh
 metrics=$(free_port)
 start_node ENGINE=echo LOG_FORMAT=text METRICS_LISTEN="127.0.0.1:$metrics" TRUSTED_PROXIES=127.0.0.1 CHALLENGES_PER_MINUTE=2
 
@@ -44,26 +43,9 @@ start_caddy() {
     caddy validate --adapter caddyfile --config "$work/Caddyfile" >"$work/proxy.log" 2>&1 || { cat "$work/proxy.log" >&2; return 1; }
     caddy run --adapter caddyfile --config "$work/Caddyfile" >"$work/proxy.log" 2>&1 &
 }
-get() { curl -sS -m 5 --interface "$1" --cacert "$work/cert.pem" --resolve "localhost:$front:127.0.0.1" "https://localhost:$front$2" "${@:3}"; }
-until_reached() {
-    for _ in $(seq 100); do
-        get 127.0.0.2 /ready >/dev/null 2>&1 && return
-        sleep 0.1
-    done
-    cat "$work/proxy.log" >&2
-    return 1
-}
-# With a header of the client's own, which must not count.
-challenge() {
-    get "$1" /v1/auth/challenge -o /dev/null -w '%{http_code}' -H 'content-type: application/json' -H "x-forwarded-for: 203.0.113.$2" \
-        -d '{"challenge":"0707070707070707070707070707070707070707070707070707070707070707","context":"fabstir-node/1"}'
-}
-three() { for number in 1 2 3; do challenge "$1" "$number"; done; }
-call() { timeout 200 "$bin/fabstir" "$1" --node "wss://localhost:$front/v1/ws" --ca-file "$work/cert.pem" --node-key "$node_key" --key-file "$work/client.key" "${@:2}"; }
-said() { tr -d '\n' | xargs; }
 resumed() { curl -fsS "http://127.0.0.1:$metrics/metrics" | sed -n 's/^fabstir_resumptions_total{result="ok"} //p'; }
 # One line, and another after a silence that is longer than the proxies' own default of a minute, and than ours.
-patient() { { echo "first words"; sleep "${SILENT_SECONDS:-100}"; echo "later words"; } | call chat; }
+patient() { { echo "first words"; sleep "${SILENT_SECONDS:-100}"; echo "later words"; } | call 200 chat; }
 
 client=2
 for proxy in nginx caddy; do
@@ -72,7 +54,7 @@ for proxy in nginx caddy; do
     pid=$!
     started+=("$pid")
     until_reached
-    check "$proxy: a session, sealed through the TLS that it ends" '[ "$(call ask "hello there" | said)" = "hello there" ]'
+    check "$proxy: a session, sealed through the TLS that it ends" '[ "$(call 30 ask "hello there" | said)" = "hello there" ]'
     check "$proxy: a client's rate is its own, whatever it writes in the header" "[ \"\$(three 127.0.1.$client)\" = 200200429 ]"
     client=$((client + 1))
     check "$proxy: another client has its own" "[ \"\$(three 127.0.1.$client)\" = 200200429 ]"

@@ -24,9 +24,6 @@ impl Traces {
 /// Why no traces can be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum TracesError {
-    /// The binary has no such feature.
-    #[error("{0} is set, and traces need a build with them: cargo build --release --features otel")]
-    NotBuilt(&'static str),
     /// What is set cannot be followed.
     #[error("traces cannot be sent: {0}; look at the variables OTEL_EXPORTER_OTLP_...")]
     Exporter(String),
@@ -43,8 +40,13 @@ pub fn start(is_set: impl Fn(&str) -> bool) -> Result<Option<Traces>, TracesErro
     let Some(variable) = ENDPOINTS.into_iter().find(|name| is_set(name)) else { return Ok(None) };
     #[cfg(feature = "otel")]
     return otel::start(variable).map(Some);
+    // Where many programs share an environment, it may be set for others.
     #[cfg(not(feature = "otel"))]
-    Err(TracesError::NotBuilt(variable))
+    tracing::warn!(
+        "{variable} is set, and this binary sends no traces: cargo build --release --features otel makes one that does"
+    );
+    #[cfg(not(feature = "otel"))]
+    Ok(None)
 }
 
 /// A request on its way.

@@ -45,7 +45,11 @@ async fn connect_by(node: &TestNode, by: SocketAddr) -> Result<Peer, u16> {
             assert_eq!(peer.receive().await["type"], "connected");
             Ok(peer)
         }
-        Err(tokio_tungstenite::tungstenite::Error::Http(response)) => Err(response.status().as_u16()),
+        Err(tokio_tungstenite::tungstenite::Error::Http(response)) => {
+            let waits = response.headers().get("retry-after").map(|seconds| seconds.as_bytes());
+            assert_eq!(waits, Some(b"1".as_slice()), "who finds no room is told not to come back at once");
+            Err(response.status().as_u16())
+        }
         Err(other) => panic!("{other:?}"),
     }
 }
