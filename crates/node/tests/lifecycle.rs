@@ -16,7 +16,10 @@ mod support;
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpListener,
-    os::{fd::OwnedFd, unix::net::UnixDatagram},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::net::UnixDatagram,
+    },
     path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -113,7 +116,10 @@ async fn after_the_time_of_the_drain_the_rest_is_cut_off_and_said_to_be() {
 
 /// A node in `dir` with `listener` as its standard input, which a shell moves to where systemd would put it.
 fn passed_on(dir: &Path, secret: &str, listener: &TcpListener, sockets: u32) -> Command {
-    let socket = OwnedFd::from(listener.try_clone().unwrap());
+    handed(dir, secret, listener.try_clone().unwrap().into(), &sockets.to_string())
+}
+
+fn handed(dir: &Path, secret: &str, socket: OwnedFd, sockets: &str) -> Command {
     let script =
         format!("export LISTEN_PID=$$ LISTEN_FDS={sockets}; exec 3<&0 4<&0 0</dev/null; exec \"$0\" \"$@\"");
     let mut command = Command::new("/bin/sh");
@@ -225,13 +231,22 @@ async fn a_node_that_drains_leaves_a_passed_on_socket_to_the_next() {
 }
 
 #[test]
-fn two_sockets_that_are_passed_on_stop_the_start() {
+fn what_is_passed_on_and_is_not_one_listening_socket_stops_the_start() {
     let dir = tempfile::tempdir().unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let output = passed_on(dir.path(), &fresh_key(), &listener, 2).output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("2 sockets were passed on (LISTEN_FDS): the node takes one"), "{said}");
+    let said = |socket: OwnedFd, sockets| {
+        let output = handed(dir.path(), &fresh_key(), socket, sockets).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let listener = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
+    let two = said(listener(), "2");
+    assert!(two.contains("2 sockets were passed on (LISTEN_FDS): the node takes one"), "{two}");
+    let uncounted = said(listener(), "one");
+    assert!(uncounted.contains("LISTEN_FDS=\"one\" is no number of sockets"), "{uncounted}");
+    let bound = tokio::net::TcpSocket::new_v4().unwrap();
+    bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let deaf = said(bound.as_fd().try_clone_to_owned().unwrap(), "1");
+    assert!(deaf.contains("does not listen"), "{deaf}");
 }
 
 /// What a node tells whoever supervises it.

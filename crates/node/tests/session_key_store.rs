@@ -204,7 +204,11 @@ async fn a_claimed_conversation_outlives_its_connection_by_the_grace() {
     bench.store.disconnect(ONE, Instant::now());
     assert_eq!(bench.keys(), (0, 0, 0), "its key is gone at once");
     advance(GRACE - SECOND).await;
+    let lines = bench.store.lines_in_grace(Instant::now());
+    let shown: Vec<_> = lines.iter().map(|line| (&*line.session_id, &*line.state, line.version)).collect();
+    assert_eq!(shown, [("a", "grace", 1)], "the operator sees whose place it takes");
     assert_eq!(bench.open("a", TWO).conversation().len(), 1);
+    assert_eq!(bench.store.lines_in_grace(Instant::now()), []);
     bench.store.disconnect(TWO, Instant::now());
     advance(GRACE).await;
     assert!(bench.open("a", ONE).conversation().is_empty());

@@ -242,7 +242,7 @@ codes! {
     RateLimited "RATE_LIMITED" 429 Later "too much in too short a time; retry_after_ms says how long to wait";
     NodeBusy "NODE_BUSY" 503 Later "a bound of the node is reached";
     Draining "DRAINING" 503 Later "the node is going away; try another or come back";
-    SlowConsumer "SLOW_CONSUMER" 408 Later "the connection did not read its answers in time";
+    SlowConsumer "SLOW_CONSUMER" 408 Later "the connection did not send its request or read its answers in time";
     ModelNotFound "MODEL_NOT_FOUND" 404 No "the model is not served here";
     UnsupportedField "UNSUPPORTED_FIELD" 400 No "a field of the request is not supported";
     TokenLimitExceeded "TOKEN_LIMIT_EXCEEDED" 413 No "the prompt does not fit the context; prompt_tokens and context_window_size say by how much";

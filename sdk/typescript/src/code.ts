@@ -63,7 +63,11 @@ export const CODES = {
   },
   NODE_BUSY: { http: 503, retry: 'later', meaning: 'a bound of the node is reached' },
   DRAINING: { http: 503, retry: 'later', meaning: 'the node is going away; try another or come back' },
-  SLOW_CONSUMER: { http: 408, retry: 'later', meaning: 'the connection did not read its answers in time' },
+  SLOW_CONSUMER: {
+    http: 408,
+    retry: 'later',
+    meaning: 'the connection did not send its request or read its answers in time',
+  },
   MODEL_NOT_FOUND: { http: 404, retry: 'no', meaning: 'the model is not served here' },
   UNSUPPORTED_FIELD: { http: 400, retry: 'no', meaning: 'a field of the request is not supported' },
   TOKEN_LIMIT_EXCEEDED: {

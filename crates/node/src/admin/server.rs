@@ -11,7 +11,7 @@ use axum::{
 };
 use jiff::civil::Date;
 use serde::Deserialize;
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, time::Instant};
 
 use super::{AdminAnswer, AdminRequest, AdminSocket, Status};
 use crate::{
@@ -75,7 +75,11 @@ async fn respond(node: &Arc<Node>, request: AdminRequest, asked: Asked) -> Respo
 async fn answer(node: &Arc<Node>, request: AdminRequest) -> AdminAnswer {
     match request {
         AdminRequest::Status => AdminAnswer::Status(status(node)),
-        AdminRequest::Sessions => AdminAnswer::Sessions(node.ledger.sessions()),
+        AdminRequest::Sessions => {
+            let mut lines = node.sessions.lines_in_grace(Instant::now());
+            lines.extend(node.ledger.sessions());
+            AdminAnswer::Sessions(lines)
+        }
         AdminRequest::Usage(day) => AdminAnswer::Usage(node.ledger.usage(day)),
         AdminRequest::Drain => {
             node.draining.cancel();

@@ -283,18 +283,23 @@ fn in_shell(path: &Path) -> String {
     if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
-/// Files that were made, and are taken away again unless all of them could be.
+/// Files and folders that were made, and are taken away again unless all of them could be.
 #[derive(Default)]
 struct Made(Vec<PathBuf>);
 
 impl Made {
+    /// A folder and those above it, where they are not there yet.
+    fn folder(&mut self, path: &Path, mode: u32) -> anyhow::Result<()> {
+        let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
+        for folder in missing.into_iter().rev() {
+            DirBuilder::new().mode(mode).create(folder).with_context(|| folder.display().to_string())?;
+            self.0.push(folder.to_owned());
+        }
+        Ok(())
+    }
+
     fn file(&mut self, path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(folder)
-            .with_context(|| folder.display().to_string())?;
+        self.folder(path.parent().unwrap_or(Path::new("/")), 0o755)?;
         let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
         let mut file = file.map_err(|error| {
             let path = path.display();
@@ -318,8 +323,9 @@ impl Made {
 
 impl Drop for Made {
     fn drop(&mut self) {
-        for path in &self.0 {
-            let _ = fs::remove_file(path);
+        for path in self.0.iter().rev() {
+            // A folder goes if it is empty: what somebody else has put there meanwhile stays.
+            let _ = if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) };
         }
     }
 }
@@ -342,11 +348,7 @@ fn write_all(
     let Some(to) = to else { return Ok(None) };
     if let (Some(user), Some(folder)) = (&layout.user, to.new_folder()) {
         // Whoever runs as this user may rotate the key, and what root puts there is this user's too.
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .with_context(|| folder.display().to_string())?;
+        made.folder(folder, 0o700)?;
         chown(folder, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
             .with_context(|| folder.display().to_string())?;
     }

@@ -34,9 +34,9 @@ pub(super) struct LimitArgs {
     /// Proxies that are believed who sent a request: addresses and networks like 10.0.0.0/8; comma-separated
     #[arg(long, value_delimiter = ',', value_name = "NETWORKS")]
     pub(super) trusted_proxies: Vec<String>,
-    /// Header by which they say so
-    #[arg(long, value_enum, default_value = "x-forwarded-for")]
-    pub(super) proxy_header: ProxyHeader,
+    /// Header by which they say so; x-forwarded-for if not set
+    #[arg(long, value_enum)]
+    pub(super) proxy_header: Option<ProxyHeader>,
     /// Whether connections begin with a header of the PROXY protocol (1 or 2) that says who comes: off, or require, and then from TRUSTED_PROXIES alone
     #[arg(long, value_enum, default_value = "off")]
     pub(super) proxy_protocol: ProxyProtocol,
@@ -137,11 +137,16 @@ impl LimitArgs {
     }
 
     pub(super) fn proxies(&self) -> Result<TrustedProxies, ConfigError> {
-        if self.proxy_protocol == ProxyProtocol::Require && self.trusted_proxies.is_empty() {
-            return Err(ConfigError::Needs { setting: "PROXY_PROTOCOL", needed: "TRUSTED_PROXIES" });
+        let says_who = [
+            ("PROXY_PROTOCOL", self.proxy_protocol == ProxyProtocol::Require),
+            ("PROXY_HEADER", self.proxy_header.is_some()),
+        ];
+        let believed = !self.trusted_proxies.is_empty();
+        if let Some((setting, _)) = says_who.into_iter().find(|(_, set)| *set && !believed) {
+            return Err(ConfigError::Needs { setting, needed: "TRUSTED_PROXIES" });
         }
         let networks = self.trusted_proxies.iter().map(|text| peer::network(text));
-        Ok(TrustedProxies::new(networks.collect::<Result<_, _>>()?, self.proxy_header))
+        Ok(TrustedProxies::new(networks.collect::<Result<_, _>>()?, self.proxy_header.unwrap_or_default()))
     }
 }
 

@@ -199,16 +199,25 @@ impl Settings {
     pub fn strays<'a>(&self, variables: impl Iterator<Item = &'a str>) -> Vec<Stray> {
         let names: Vec<String> = self.all.iter().map(|setting| setting.name.to_uppercase()).collect();
         let names = || names.iter().map(String::as_str).chain([HOST_PRIVATE_KEY]);
-        // Nobody misses a name's first letter, and SSL_CERT_FILE is somebody else's.
-        let is_near =
-            |one: &str, other: &str| one.get(..1) == other.get(..1) && strsim::osa_distance(one, other) <= 2;
         let stray = |variable: &str| {
-            let meant =
-                nearest(variable, names()).filter(|meant| meant.len() > 6 && is_near(variable, meant))?;
-            (meant != variable).then(|| Stray { name: variable.to_owned(), meant })
+            if names().any(|name| name == variable) {
+                return None;
+            }
+            let meant = nearest(variable, names().filter(|name| is_slip_of(variable, name)))?;
+            Some(Stray { name: variable.to_owned(), meant })
         };
         variables.filter_map(stray).collect()
     }
+}
+
+/// Whether somebody who typed `variable` may have meant `name`: a few letters are others, or the rest was left off. Nobody misses a
+/// name's first letter, and SSL_CERT_FILE is somebody else's.
+fn is_slip_of(variable: &str, name: &str) -> bool {
+    let letters = name.len().div_euclid(5).max(2);
+    let few = variable.get(..1) == name.get(..1) && strsim::osa_distance(variable, name) <= letters;
+    // TLS_CERT and REQUIRE_ENCRYPT say which setting it is; MODEL may be anybody's.
+    let left_off = variable.contains('_') && variable.len() > 6 && name.starts_with(variable);
+    name.len() > 6 && (few || left_off)
 }
 
 impl fmt::Display for Stray {

@@ -48,6 +48,8 @@ fn contradictions_stop_the_start_with_a_sentence() {
     assert!(sentence(&["--trusted-proxies", "proxy.example"], &[]).starts_with("TRUSTED_PROXIES"));
     let alone = sentence(&["--proxy-protocol", "require"], &[]);
     assert_eq!(alone, "PROXY_PROTOCOL means nothing without TRUSTED_PROXIES, which is not set");
+    let header = sentence(&["--proxy-header", "forwarded"], &[]);
+    assert_eq!(header, "PROXY_HEADER means nothing without TRUSTED_PROXIES, which is not set");
     let missing = "/nowhere/clients";
     for (flag, setting) in
         [("--allowed-clients-file", "ALLOWED_CLIENTS_FILE"), ("--denied-clients-file", "DENIED_CLIENTS_FILE")]

@@ -29,7 +29,7 @@ use self::{
 };
 use super::{LiveSession, lock};
 use crate::{
-    ledger::{Account, Client, EndReason, Ledger},
+    ledger::{Account, Client, EndReason, Ledger, SessionLine},
     limits::Limit,
     node::Clock,
 };
@@ -392,6 +392,14 @@ impl SessionKeyStore {
     pub fn in_grace(&self) -> usize {
         let inner = lock(&self.inner);
         inner.records.values().filter(|record| matches!(record.holder, Holder::NobodySince(_))).count()
+    }
+
+    /// The same as the operator is shown them, the oldest first.
+    pub fn lines_in_grace(&self, now: Instant) -> Vec<SessionLine> {
+        let inner = lock(&self.inner);
+        let mut waiting: Vec<_> = inner.records.iter().collect();
+        waiting.sort_by_key(|(_, record)| record.number);
+        waiting.into_iter().filter_map(|(key, record)| record.line(key, now)).collect()
     }
 
     /// Inits that are remembered against replay.

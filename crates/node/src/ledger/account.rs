@@ -93,7 +93,7 @@ pub struct SessionLine {
     pub session_id: String,
     /// The version of the protocol.
     pub version: u8,
-    /// `live` (version 1), `attached`, `lost`, `ticket` (version 2), or `ending`.
+    /// `live`, `grace` (version 1), `attached`, `lost`, `ticket` (version 2), or `ending`.
     pub state: String,
     /// The wallet's address, or `unclaimed`, `anonymous`, `plaintext`.
     pub client: String,

@@ -71,7 +71,13 @@ fn what_was_made_is_taken_away_unless_it_is_kept() {
     let again = made.file(&path, "y", 0o644).unwrap_err().to_string();
     assert!(again.contains("is there already"), "{again}");
     drop(made);
-    assert!(!path.exists());
+    assert!(fs::read_dir(dir.path()).unwrap().next().is_none(), "nor is a folder left");
+    let mut made = Made::default();
+    made.file(&path, "x", 0o644).unwrap();
+    let others = dir.path().join("deeper/others");
+    fs::write(&others, "z").unwrap();
+    drop(made);
+    assert!(others.exists() && !path.exists(), "what is somebody else's stays");
     let mut made = Made::default();
     made.file(&path, "x", 0o644).unwrap();
     made.keep();

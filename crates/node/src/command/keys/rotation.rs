@@ -159,10 +159,12 @@ fn in_place(
     describe(out, "next key", &next)?;
     writeln!(out, "previous    {} ({})", previous.display(), current.address().to_checksum())?;
     writeln!(out, "statement   {}", statement.display())?;
-    Ok(writeln!(
-        out,
-        "a running node takes the next key on SIGHUP; remove the previous one once the overlap is over"
-    )?)
+    let next = if source.asks() {
+        "restart the node for the next key: its password is typed, so a running node does not take it; "
+    } else {
+        "a running node takes the next key on SIGHUP; "
+    };
+    Ok(writeln!(out, "{next}remove the previous one once the overlap is over")?)
 }
 
 /// The key in the file as it was read, and the next one as it is to stand there: of a keystore under the same password, which

@@ -100,10 +100,37 @@ fn a_variable_that_is_nearly_a_setting_is_told() {
         "HF_ENDPOINT",
         "SSL_CERT_FILE",
         "MODEL_PATHS",
+        "DENY_CLIENTS_FILE",
+        "REQUIRE_ENCRYPT",
+        "TLS_CERT",
+        "ENGINE_API_KEY",
+        // Nobody's here: of systemd, Kubernetes, OpenTelemetry, shells and other programs.
+        "MODEL",
+        "LISTEN_PID",
+        "LISTEN_FDNAMES",
+        "NOTIFY_SOCKET",
+        "CREDENTIALS_DIRECTORY",
+        "OTEL_SERVICE_NAME",
+        "SSL_CERT_DIR",
+        "LOG_LEVEL",
+        "HOSTNAME",
+        "LOGNAME",
+        "PORT",
+        "MODEL_SERVICE_HOST",
+        "KUBERNETES_SERVICE_PORT",
     ];
     let strays: Vec<String> =
         settings.strays(variables.into_iter()).into_iter().map(|stray| stray.meant).collect();
-    assert_eq!(strays, ["TLS_CERT_FILE", "HOST_PRIVATE_KEY", "MODEL_PATH"]);
+    let meant = [
+        "TLS_CERT_FILE",
+        "HOST_PRIVATE_KEY",
+        "MODEL_PATH",
+        "DENIED_CLIENTS_FILE",
+        "REQUIRE_ENCRYPTION",
+        "TLS_CERT_FILE",
+        "ENGINE_API_KEY_FILE",
+    ];
+    assert_eq!(strays, meant);
 }
 
 #[test]

@@ -6,7 +6,10 @@ use fabstir_protocol::{ethereum::Address, id::SessionId, v1::Owner};
 use tokio::time::Instant;
 
 use super::{ConnectionId, StoreLimits};
-use crate::conversation::Conversation;
+use crate::{
+    conversation::Conversation,
+    ledger::{Client, Counts, SessionLine},
+};
 
 /// Whose a conversation is: its wallet's, or its connection's where nobody vouches for one.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -49,6 +52,25 @@ pub(super) struct Record {
 }
 
 impl Record {
+    /// As the operator is shown it, where its connection is gone. What it took is on the accounts of the sessions that it had.
+    pub(super) fn line(&self, key: &ConversationKey, now: Instant) -> Option<SessionLine> {
+        let (ConversationKey::Claimed(address, id), Holder::NobodySince(_)) = (key, self.holder) else {
+            return None;
+        };
+        let since = |at: Instant| now.saturating_duration_since(at).as_secs();
+        Some(SessionLine {
+            session_id: id.to_string(),
+            version: 1,
+            state: "grace".to_owned(),
+            client: Client::Wallet(*address).to_string(),
+            age_seconds: since(self.first_init),
+            idle_seconds: since(self.last_active),
+            counts: Counts::default(),
+            bytes_in: 0,
+            bytes_out: 0,
+        })
+    }
+
     pub(super) fn is_expired(&self, limits: &StoreLimits, now: Instant) -> bool {
         let over = |since: Instant, limit| now.saturating_duration_since(since) >= limit;
         let abandoned = matches!(self.holder, Holder::NobodySince(since) if over(since, limits.grace));
