@@ -33,6 +33,8 @@ has_tool cmake || packages+=(cmake)
 has_libclang || has_tools_libclang || packages+=(libclang-dev)
 # A PKCS #11 token in software, for the tests of keys in hardware.
 has softhsm2-util || packages+=(softhsm2)
+# A terminal for the tests of `top`.
+has tmux || packages+=(tmux)
 # Makes the second build of llama.cpp (release after test, or the other way round) a matter of seconds.
 has ccache || packages+=(ccache)
 # An ACME server, for scripts/test-acme.sh alone.
@@ -52,6 +54,8 @@ if [ -n "${WITH_DEPLOY:-}" ]; then
     has systemd-analyze || packages+=(systemd)
     has strace || packages+=(strace)
 fi
+# Images without a service that builds them (scripts/image.sh).
+[ -z "${WITH_IMAGE:-}" ] || has buildah || packages+=(buildah)
 # What reads rustc's profiles, for scripts/coverage.sh alone: of the LLVM that rustc is built on.
 if [ -n "${WITH_COVERAGE:-}" ] && has rustc; then
     llvm=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand};
+use fabstir_manual::ManualCommand;
 use fabstir_protocol::{ethereum::Address, v2::MAX_DELEGATION_SECONDS};
 use url::Url;
 
@@ -57,6 +58,8 @@ pub(crate) enum Command {
         /// A file that --capture wrote
         file: PathBuf,
     },
+    #[command(flatten)]
+    Manual(ManualCommand),
 }
 
 #[derive(Debug, clap::Args)]

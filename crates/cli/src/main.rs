@@ -19,7 +19,8 @@ mod tell;
 use std::process::ExitCode;
 
 use args::{Args, Command};
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
+use fabstir_manual::ManualCommand;
 use failure::{Exit, Failure};
 
 fn main() -> ExitCode {
@@ -32,11 +33,18 @@ fn main() -> ExitCode {
         Command::Keys(keys) => keys::run(keys),
         Command::Attack(attack) => block_on(attack::run(attack)),
         Command::Inspect { file } => inspect::run(&file),
+        Command::Manual(manual) => described(manual),
     };
     match ended {
         Ok(exit) => exit.into(),
         Err(failure) => failure.report(),
     }
+}
+
+/// Completions, or man pages.
+fn described(manual: ManualCommand) -> Result<Exit, Failure> {
+    let said = manual.run(Args::command(), &mut std::io::stdout().lock());
+    said.map(|()| Exit::Ok).map_err(|error| Failure::new(Exit::Usage, error.to_string()))
 }
 
 fn block_on(work: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {

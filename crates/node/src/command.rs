@@ -1,23 +1,29 @@
 //! What the binary does beside serving.
 
-use std::path::PathBuf;
+use std::{
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
 
-use clap::Subcommand;
+use clap::{CommandFactory as _, Subcommand};
 use fabstir_custody::Secret;
+use fabstir_manual::ManualCommand;
 use jiff::civil::Date;
 
 use crate::{
-    admin::{AdminRequest, Shown},
-    config::{Config, ConfigError, KeySources, Origin, Settings, Stray},
+    admin::{self, AdminRequest, Shown},
+    config::{Args, Config, ConfigError, KeySources, Origin, Settings, Stray},
 };
 
 mod config;
 mod init;
 mod keys;
+mod top;
 
 pub use config::ConfigCommand;
 pub use init::InitCommand;
 pub use keys::KeysCommand;
+pub use top::TopCommand;
 
 /// A task that is not serving.
 #[derive(Clone, Debug, Subcommand)]
@@ -41,6 +47,9 @@ pub enum HereCommand {
     Config(ConfigCommand),
     /// Make what a node starts with: a key, a configuration file and a service of systemd's
     Init(InitCommand),
+    /// What a shell and `man` say of this program
+    #[command(flatten)]
+    Manual(ManualCommand),
 }
 
 /// What a call of the binary brings with it.
@@ -80,6 +89,7 @@ impl HereCommand {
             }
             Self::Config(command) => command.run(call),
             Self::Init(command) => command.run(&call),
+            Self::Manual(command) => Ok(command.run(Args::command(), &mut io::stdout().lock())?),
         }
     }
 }
@@ -111,6 +121,10 @@ pub enum AdminCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Print the metrics of the running node, in Prometheus's format
+    Metrics,
+    /// Show the running node on one screen: sessions, queue, slots, tokens, limits hit
+    Top(TopCommand),
     /// Have the running node take nothing new, finish its answers and end
     Drain {
         /// Return when it has ended
@@ -123,24 +137,44 @@ pub enum AdminCommand {
 }
 
 impl AdminCommand {
-    /// What is asked of the node, and how its answer is shown.
-    pub fn request(self) -> (AdminRequest, Shown) {
+    /// Asks the node that listens at `socket`, and shows what it answers.
+    ///
+    /// # Errors
+    /// What went wrong, in words for whoever typed the command.
+    pub async fn run(self, socket: Option<&Path>) -> anyhow::Result<()> {
+        if let Self::Top(top) = self {
+            return top.run(socket).await;
+        }
+        let Some((request, shown)) = self.request() else { return Ok(()) };
+        let socket = socket.map(Path::to_owned).or_else(admin::usual_socket);
+        let answer = admin::ask(socket.as_deref(), request, shown).await?;
+        writeln!(io::stdout(), "{}", answer.trim_end())?;
+        if let Some(socket) = socket.as_deref().filter(|_| self.waits()) {
+            admin::wait_until_gone(socket).await;
+        }
+        Ok(())
+    }
+
+    /// What is asked of the node once, and how its answer is shown.
+    fn request(self) -> Option<(AdminRequest, Shown)> {
         let form = |json, csv| match (json, csv) {
             (true, _) => Shown::Json,
             (false, true) => Shown::Csv,
             (false, false) => Shown::Table,
         };
-        match self {
+        Some(match self {
             Self::Status { json } => (AdminRequest::Status, form(json, false)),
             Self::Sessions { json } => (AdminRequest::Sessions, form(json, false)),
             Self::Usage { day, csv, json } => (AdminRequest::Usage(day), form(json, csv)),
+            Self::Metrics => (AdminRequest::Metrics, Shown::Table),
             Self::Drain { .. } => (AdminRequest::Drain, Shown::Table),
             Self::Reload => (AdminRequest::Reload, Shown::Table),
-        }
+            Self::Top(_) => return None,
+        })
     }
 
     /// Whether to return only when the node has ended.
-    pub fn waits(self) -> bool {
+    fn waits(self) -> bool {
         matches!(self, Self::Drain { wait: true })
     }
 }

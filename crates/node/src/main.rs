@@ -15,7 +15,7 @@ use fabstir_engine::Engine;
 use fabstir_llm_node::{
     admin::{self, AdminSocket},
     aside,
-    command::{AdminCommand, Call, Command},
+    command::{Call, Command},
     config::{
         Config, DEFAULT_FILE, EnvFile, HOST_PRIVATE_KEY, KeySources, Layers, Origin, Settings, SettingsError,
         Stray,
@@ -106,7 +106,7 @@ async fn serve(key: Option<Secret>) -> anyhow::Result<()> {
     let call = Call { settings, key, credentials, strays };
     match command {
         // What is asked of a node that runs needs none of the settings that it runs with.
-        Some(Command::Admin(command)) => return administer(command, call.settings.args.admin_socket()).await,
+        Some(Command::Admin(command)) => return command.run(call.settings.args.admin_socket()).await,
         Some(Command::Here(command)) => return command.run(call),
         None => {}
     }
@@ -222,19 +222,7 @@ async fn serve_aside(node: &Arc<Node>, metrics: &PrometheusHandle) -> anyhow::Re
     }
     if let Some(path) = &node.config.admin_socket {
         let socket = AdminSocket::bind(path).await?;
-        tokio::spawn(admin::serve(socket, Arc::clone(node)));
-    }
-    Ok(())
-}
-
-/// Asks a node that runs, and says what it answers.
-async fn administer(command: AdminCommand, socket: Option<&Path>) -> anyhow::Result<()> {
-    let (request, shown) = command.request();
-    let socket = socket.map(Path::to_owned).or_else(admin::usual_socket);
-    let answer = admin::ask(socket.as_deref(), request, shown).await?;
-    writeln!(std::io::stdout(), "{answer}")?;
-    if let Some(socket) = socket.as_deref().filter(|_| command.waits()) {
-        admin::wait_until_gone(socket).await;
+        tokio::spawn(admin::serve(socket, Arc::clone(node), metrics.clone()));
     }
     Ok(())
 }

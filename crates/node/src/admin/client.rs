@@ -68,9 +68,7 @@ pub fn usual_socket() -> Option<PathBuf> {
 /// # Errors
 /// [`AdminError`], which says what to do.
 pub async fn ask(socket: Option<&Path>, request: AdminRequest, shown: Shown) -> Result<String, AdminError> {
-    let path = socket.ok_or(AdminError::NotSet)?;
-    let answer =
-        timeout(request.patience(), exchange(path, request)).await.map_err(|_| AdminError::Late)??;
+    let answer = fetch(socket.ok_or(AdminError::NotSet)?, request).await?;
     Ok(match (answer, shown) {
         (AdminAnswer::Refused { message }, _) => return Err(AdminError::Refused(message)),
         (answer, Shown::Json) => serde_json::to_string_pretty(&answer).map_err(|_| AdminError::Unreadable)?,
@@ -78,6 +76,7 @@ pub async fn ask(socket: Option<&Path>, request: AdminRequest, shown: Shown) -> 
         (AdminAnswer::Usage(days), Shown::Table) => table(&usage_rows(&days)),
         (AdminAnswer::Sessions(sessions), _) => table(&session_rows(&sessions)),
         (AdminAnswer::Status(status), _) => table(&status_rows(&status)),
+        (AdminAnswer::Metrics(page), _) => page,
         (AdminAnswer::Draining { seconds }, _) => {
             format!("the node drains: running answers have {seconds} seconds to finish")
         }
@@ -93,6 +92,14 @@ pub async fn ask(socket: Option<&Path>, request: AdminRequest, shown: Shown) -> 
             told
         }
     })
+}
+
+/// Asks the node at `path`.
+///
+/// # Errors
+/// [`AdminError`], which says what to do.
+pub(crate) async fn fetch(path: &Path, request: AdminRequest) -> Result<AdminAnswer, AdminError> {
+    timeout(request.patience(), exchange(path, request)).await.map_err(|_| AdminError::Late)?
 }
 
 async fn exchange(path: &Path, request: AdminRequest) -> Result<AdminAnswer, AdminError> {
@@ -194,7 +201,8 @@ fn table(rows: &[Vec<String>]) -> String {
     lines(rows, line)
 }
 
-fn harmless(cell: &str) -> String {
+/// What somebody else chose as a name, without what a terminal would obey.
+pub(crate) fn harmless(cell: &str) -> String {
     cell.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

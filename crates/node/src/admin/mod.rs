@@ -10,6 +10,7 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 pub use client::{AdminError, Shown, ask, usual_socket, wait_until_gone};
+pub(crate) use client::{fetch, harmless};
 pub use server::serve;
 pub use socket::{AdminSocket, SocketError};
 
@@ -31,6 +32,8 @@ pub enum AdminRequest {
     Sessions,
     /// Who used how much, in a day or in all that are remembered.
     Usage(Option<Date>),
+    /// What is counted and measured.
+    Metrics,
     /// Take nothing new, finish what runs, and end.
     Drain,
     /// Read again what can be.
@@ -45,13 +48,13 @@ pub(crate) struct Route {
 
 impl AdminRequest {
     /// Every one of them, as it stands on the socket.
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Status, Self::Sessions, Self::Usage(None), Self::Drain, Self::Reload];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Status, Self::Sessions, Self::Usage(None), Self::Metrics, Self::Drain, Self::Reload];
 
     /// How long its answer may take.
     fn patience(self) -> Duration {
         match self {
-            Self::Status | Self::Sessions | Self::Drain => PATIENCE,
+            Self::Status | Self::Sessions | Self::Metrics | Self::Drain => PATIENCE,
             Self::Usage(_) | Self::Reload => PATIENCE_FOR_FILES,
         }
     }
@@ -61,6 +64,7 @@ impl AdminRequest {
             Self::Status => ("GET", "/status"),
             Self::Sessions => ("GET", "/sessions"),
             Self::Usage(_) => ("GET", "/usage"),
+            Self::Metrics => ("GET", "/metrics"),
             Self::Drain => ("POST", "/drain"),
             Self::Reload => ("POST", "/reload"),
         };
@@ -72,7 +76,12 @@ impl AdminRequest {
         let path = self.route().path;
         match self {
             Self::Usage(Some(day)) => format!("{path}?day={day}"),
-            Self::Status | Self::Sessions | Self::Usage(None) | Self::Drain | Self::Reload => path.to_owned(),
+            Self::Status
+            | Self::Sessions
+            | Self::Usage(None)
+            | Self::Metrics
+            | Self::Drain
+            | Self::Reload => path.to_owned(),
         }
     }
 }
@@ -114,6 +123,8 @@ pub enum AdminAnswer {
     Sessions(Vec<SessionLine>),
     /// Who used how much.
     Usage(Vec<DayOfUsage>),
+    /// What is counted and measured, in Prometheus's text format.
+    Metrics(String),
     /// It drains, for so many seconds at most.
     Draining {
         /// DRAIN_SECONDS.

@@ -10,20 +10,22 @@ use axum::{
     routing::{MethodFilter, on},
 };
 use jiff::civil::Date;
+use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Deserialize;
 use tokio::{net::UnixStream, time::Instant};
 
 use super::{AdminAnswer, AdminRequest, AdminSocket, Status};
 use crate::{
     aside::{Aside, pause},
+    metrics,
     node::{Node, NodeStanding},
     reload::reload,
 };
 
 /// Serves the operator until the process ends: a node that drains can still be asked how far it is.
-pub async fn serve(socket: AdminSocket, node: Arc<Node>) {
+pub async fn serve(socket: AdminSocket, node: Arc<Node>, metrics: PrometheusHandle) {
     let own = rustix::process::geteuid().as_raw();
-    let aside = Aside::new(router(Arc::clone(&node)), node.config.header_timeout);
+    let aside = Aside::new(router(Arc::clone(&node), metrics), node.config.header_timeout);
     loop {
         match socket.listener.accept().await {
             Ok((peer, _)) if may_ask(&peer, own) => aside.serve(peer),
@@ -43,16 +45,24 @@ fn is_operator(user: u32, own: u32) -> bool {
     user == own || user == 0
 }
 
-fn router(node: Arc<Node>) -> Router {
+/// What every handler may use.
+#[derive(Clone)]
+struct Desk {
+    node: Arc<Node>,
+    metrics: PrometheusHandle,
+}
+
+fn router(node: Arc<Node>, metrics: PrometheusHandle) -> Router {
     let routes = AdminRequest::ALL.into_iter().fold(Router::new(), |router, request| {
         let route = request.route();
         let method = if route.method == "POST" { MethodFilter::POST } else { MethodFilter::GET };
-        let handler = async move |State(node): State<Arc<Node>>, query: Query<Asked>| {
-            respond(&node, request, query.0).await
-        };
+        let handler =
+            async move |State(desk): State<Desk>, query: Query<Asked>| respond(&desk, request, query.0).await;
         router.route(route.path, on(method, handler))
     });
-    routes.fallback(async || refuse(StatusCode::NOT_FOUND, "there is no such request")).with_state(node)
+    routes
+        .fallback(async || refuse(StatusCode::NOT_FOUND, "there is no such request"))
+        .with_state(Desk { node, metrics })
 }
 
 /// What stands behind the question mark.
@@ -61,7 +71,7 @@ struct Asked {
     day: Option<String>,
 }
 
-async fn respond(node: &Arc<Node>, request: AdminRequest, asked: Asked) -> Response {
+async fn respond(desk: &Desk, request: AdminRequest, asked: Asked) -> Response {
     let request = match (request, asked.day.as_deref().map(str::parse::<Date>)) {
         (AdminRequest::Usage(_), Some(Ok(day))) => AdminRequest::Usage(Some(day)),
         (AdminRequest::Usage(_), Some(Err(_))) => {
@@ -69,10 +79,10 @@ async fn respond(node: &Arc<Node>, request: AdminRequest, asked: Asked) -> Respo
         }
         (request, _) => request,
     };
-    say(StatusCode::OK, &answer(node, request).await)
+    say(StatusCode::OK, &answer(desk, request).await)
 }
 
-async fn answer(node: &Arc<Node>, request: AdminRequest) -> AdminAnswer {
+async fn answer(Desk { node, metrics: handle }: &Desk, request: AdminRequest) -> AdminAnswer {
     match request {
         AdminRequest::Status => AdminAnswer::Status(status(node)),
         AdminRequest::Sessions => {
@@ -81,6 +91,7 @@ async fn answer(node: &Arc<Node>, request: AdminRequest) -> AdminAnswer {
             AdminAnswer::Sessions(lines)
         }
         AdminRequest::Usage(day) => AdminAnswer::Usage(node.ledger.usage(day)),
+        AdminRequest::Metrics => AdminAnswer::Metrics(metrics::render(node, handle)),
         AdminRequest::Drain => {
             node.draining.cancel();
             AdminAnswer::Draining { seconds: node.config.drain.as_secs() }
