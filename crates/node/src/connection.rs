@@ -15,6 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     answer::{Channel, CloseReason, Outgoing, meaning},
+    audit,
     channel::{Link, LinkError},
     crypto::{self, ConnectionId, LiveSession},
     ledger::EndReason,
@@ -108,6 +109,7 @@ impl Connection {
         let Err(error) = self.link.receive(&self.node, frame, &self.out, &self.gone).await else { return };
         let reason = match error {
             LinkError::Clear(hit) => {
+                audit::refused(hit.code, 2, self.peer);
                 self.refuse(&Echo::default(), hit.into()).await;
                 CloseReason::Handshake
             }
@@ -136,7 +138,11 @@ impl Connection {
             }
             ClientFrame::SessionInit(id, raw) => {
                 let opened = self.open_session(id, raw).await;
-                metrics::session_init(opened.as_ref().err().map(|told| told.code));
+                let code = opened.as_ref().err().map(|told| told.code);
+                metrics::session_init(code);
+                if let Some(code) = code {
+                    audit::refused(code, 1, self.peer);
+                }
                 self.acknowledge(opened?, echo).await;
                 Ok(())
             }

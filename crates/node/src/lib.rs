@@ -9,6 +9,7 @@ pub mod access;
 pub mod admin;
 pub mod answer;
 pub mod aside;
+mod audit;
 pub mod channel;
 pub mod command;
 pub mod config;

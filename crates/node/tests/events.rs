@@ -133,7 +133,9 @@ async fn every_event_of_a_nodes_life_is_as_documented_and_every_session_ends_onc
     let names: BTreeSet<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
     let mut all = schema()["$defs"].as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
     // The next channel key is a day away, and this node speaks no TLS and has no proxy.
-    for elsewhere in ["key_rotation", "tls_certificate", "tls_reload", "acme", "proxy_header"] {
+    for elsewhere in
+        ["key_rotation", "tls_certificate", "tls_reload", "acme", "proxy_header", "refused", "admin"]
+    {
         all.remove(elsewhere);
     }
     assert_eq!(names, all.iter().map(String::as_str).collect());
@@ -213,6 +215,53 @@ fn the_page_the_schema_and_the_program_name_the_same_events() {
     let mut written = BTreeSet::new();
     collect(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), &mut written);
     assert_eq!(written, events.keys().cloned().collect());
+}
+
+/// The filter for shippers is the schema's list, and lets through what it should of a life in which somebody is refused.
+#[tokio::test]
+async fn security_events_are_a_part_of_the_log_that_can_be_shipped() {
+    let page = include_str!("../../../docs/logging.md");
+    let filter = page.lines().find(|line| line.starts_with("jq -c 'select(.event | IN(")).unwrap();
+    let listed: BTreeSet<&str> = filter.split('"').skip(1).step_by(2).collect();
+    let schema = schema();
+    let security: BTreeSet<&str> =
+        schema["x-security-events"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    assert_eq!(listed, security);
+    assert!(security.iter().all(|name| schema["$defs"].get(name).is_some()), "each is an event");
+
+    let dir = tempfile::tempdir().unwrap();
+    let (socket, allowed) = (dir.path().join("admin.sock"), wallet());
+    let address = allowed.address().to_string();
+    let flags = ["--log-format", "json", "--allowed-clients", &address];
+    let node = NodeProcess::start(&flags, &[("ADMIN_SOCKET", socket.to_str().unwrap())]);
+    let mut peer = node.connect().await;
+    peer.open_as(&allowed, "may", Dialect::Deployed).await;
+    let (refused, _) = support::init(&node.key, &wallet(), "may-not", Dialect::Deployed, true);
+    assert_eq!(peer.outcome(refused).await, "CLIENT_NOT_ALLOWED");
+    let url = format!("ws://{}/v1/ws", node.address);
+    assert!(Session::connect(Config::new(url, node.key.address(), anonymous())).await.is_err());
+    for command in ["reload", "drain"] {
+        let mut asked = std::process::Command::new(spawned::BINARY);
+        assert!(asked.arg(command).env_clear().env("ADMIN_SOCKET", &socket).status().unwrap().success());
+    }
+    drop(peer);
+    let (_, log) = node.finish();
+    let shipped: Vec<Value> = events(&log)
+        .into_iter()
+        .filter(|event| security.contains(event["event"].as_str().unwrap()))
+        .collect();
+    hold(&shipped);
+    let of = |name: &str, field: &str| -> Vec<String> {
+        let of_name = shipped.iter().filter(|event| event["event"] == name);
+        of_name.map(|event| event[field].to_string()).collect()
+    };
+    assert_eq!(of("refused", "code"), [r#""CLIENT_NOT_ALLOWED""#; 2]);
+    assert_eq!(of("refused", "version"), ["1", "2"]);
+    assert_eq!(of("admin", "what"), [r#""reload""#, r#""drain""#]);
+    for once in ["start", "stop"] {
+        assert_eq!(of(once, "event").len(), 1, "{once}");
+    }
+    assert!(["key_load", "encrypted_session_init"].iter().all(|name| !of(name, "event").is_empty()));
 }
 
 /// Every name that stands behind `event = ` in the sources below `folder`, or is handed on as one.

@@ -12,12 +12,12 @@ use axum::{
 use jiff::civil::Date;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Deserialize;
-use tokio::{net::UnixStream, time::Instant};
+use tokio::time::Instant;
 
 use super::{AdminAnswer, AdminRequest, AdminSocket, Status};
 use crate::{
     aside::{Aside, pause},
-    metrics,
+    audit, metrics,
     node::{Node, NodeStanding},
     reload::reload,
 };
@@ -28,8 +28,10 @@ pub async fn serve(socket: AdminSocket, node: Arc<Node>, metrics: PrometheusHand
     let aside = Aside::new(router(Arc::clone(&node), metrics), node.config.header_timeout);
     loop {
         match socket.listener.accept().await {
-            Ok((peer, _)) if may_ask(&peer, own) => aside.serve(peer),
-            Ok(_) => tracing::warn!("another user was turned away from ADMIN_SOCKET"),
+            Ok((peer, _)) => match peer.peer_cred().map(|cred| cred.uid()) {
+                Ok(user) if is_operator(user, own) => aside.serve(peer),
+                user => audit::no_operator(user.ok()),
+            },
             Err(error) => pause(&error).await,
         }
     }
@@ -37,10 +39,6 @@ pub async fn serve(socket: AdminSocket, node: Arc<Node>, metrics: PrometheusHand
 
 /// Whether the process at the other end is of the node's own user, or of root. The socket's mode says so too; where it
 /// was changed, this still holds.
-fn may_ask(peer: &UnixStream, own: u32) -> bool {
-    peer.peer_cred().is_ok_and(|cred| is_operator(cred.uid(), own))
-}
-
 fn is_operator(user: u32, own: u32) -> bool {
     user == own || user == 0
 }
@@ -93,10 +91,14 @@ async fn answer(Desk { node, metrics: handle }: &Desk, request: AdminRequest) ->
         AdminRequest::Usage(day) => AdminAnswer::Usage(node.ledger.usage(day)),
         AdminRequest::Metrics => AdminAnswer::Metrics(metrics::render(node, handle)),
         AdminRequest::Drain => {
+            audit::operator("drain");
             node.draining.cancel();
             AdminAnswer::Draining { seconds: node.config.drain.as_secs() }
         }
-        AdminRequest::Reload => AdminAnswer::Reloaded(reload(node).await),
+        AdminRequest::Reload => {
+            audit::operator("reload");
+            AdminAnswer::Reloaded(reload(node).await)
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Link, LinkError, Stage};
 use crate::{
     answer::Outgoing,
+    audit,
     channel::{
         pump,
         session::{Client, Session, wire_hit},
@@ -101,7 +102,7 @@ impl Link {
         };
         let (client, hello) = match judged {
             Ok(judged) => judged,
-            Err(hit) => return Err(refuse(&mut sealer, hit, out).await),
+            Err(hit) => return Err(self.refuse(&mut sealer, hit, out).await),
         };
         let shape = node.shape(hello.shape);
         sealer.set_shape(shape);
@@ -113,7 +114,7 @@ impl Link {
             Some((session, claim)) => (session, Some(claim.received.as_slice())),
             None => match self.begin(node, sid, client, static_key) {
                 Ok(session) => (session, None),
-                Err(hit) => return Err(refuse(&mut sealer, hit, out).await),
+                Err(hit) => return Err(self.refuse(&mut sealer, hit, out).await),
             },
         };
         tracing::info!(event = "channel_open", session_id = %session.name, "Encrypted channel opened");
@@ -235,6 +236,18 @@ impl Link {
         Ok(Stage::Open { session, opener: Box::new(opener), epoch })
     }
 
+    /// Refuses who is there, in a sealed record.
+    async fn refuse(&self, sealer: &mut Sealer, hit: Hit, out: &mpsc::Sender<Outgoing>) -> LinkError {
+        metrics::handshake(Some(hit.code));
+        metrics::refused(hit.code);
+        audit::refused(hit.code, 2, self.peer);
+        let fault: WireFault = wire_hit(hit);
+        if let Ok(frame) = sealer.seal(RecordType::Error, Flags::LAST, 0, 0, &encode(&fault)) {
+            send(out, frame).await;
+        }
+        LinkError::Told
+    }
+
     /// What the session has to say goes out by this connection from here on.
     fn lend(
         &self,
@@ -271,17 +284,6 @@ fn refusal_of(error: CertificateError) -> Code {
         | CertificateError::OtherNode
         | CertificateError::Version => Code::CertificateInvalid,
     }
-}
-
-/// Refuses who is there, in a sealed record.
-async fn refuse(sealer: &mut Sealer, hit: Hit, out: &mpsc::Sender<Outgoing>) -> LinkError {
-    metrics::handshake(Some(hit.code));
-    metrics::refused(hit.code);
-    let fault: WireFault = wire_hit(hit);
-    if let Ok(frame) = sealer.seal(RecordType::Error, Flags::LAST, 0, 0, &encode(&fault)) {
-        send(out, frame).await;
-    }
-    LinkError::Told
 }
 
 async fn send(out: &mpsc::Sender<Outgoing>, frame: Vec<u8>) {
