@@ -8,6 +8,7 @@
 #   scripts/defences.sh --quick        every patch marked quick
 #   scripts/defences.sh --three SEED   three of the quick ones, others with every SEED
 #   scripts/defences.sh --turn N       the Nth patch, counted from 1, round and round
+#   scripts/defences.sh --apply        no test: whether every patch still applies
 #   scripts/defences.sh NAME...        tests/defences/NAME.patch
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -26,6 +27,16 @@ case "${1:-}" in
         for third in 0 1 2; do patches+=("${quick[(seed + third * many / 3) % many]}"); done
         ;;
     --turn) turn=$(number "${2:-}") && patches=("${all[(turn + ${#all[@]} - 1) % ${#all[@]}]}") ;;
+    --apply)
+        stale=0
+        for patch in "${all[@]}"; do
+            patch --dry-run --silent --strip 1 --forward --fuzz 1 <"$patch" >/dev/null && continue
+            echo "$patch does not apply any more: write it anew against the source as it is" >&2
+            stale=$((stale + 1))
+        done
+        echo "$((${#all[@]} - stale)) of ${#all[@]} defences can be taken out"
+        exit $((stale > 0))
+        ;;
     -* | "") usage ;;
     *) patches=("${@/#/tests/defences/}") && patches=("${patches[@]/%/.patch}") ;;
 esac

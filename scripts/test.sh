@@ -31,6 +31,7 @@ spelling() {
 }
 stage "spelling" spelling
 stage "dependencies" scripts/check-dependencies.py
+stage "every defence can be taken out" scripts/defences.sh --apply
 stage "format" cargo fmt --all --check
 stage "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
 stage "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
