@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 RUN = . scripts/env.sh &&
 
-.PHONY: help demo run test bootstrap page fetch-model model build check fmt defences vectors documents fuzz audit bench reliability test-upstream test-ray test-acme test-haproxy test-proxies test-desk test-deploy test-otel package image reproduce test-operating mutants coverage
+.PHONY: help demo run test bootstrap page fetch-model model build check fmt defences vectors documents fuzz audit bench reliability test-upstream test-ray test-acme test-haproxy test-proxies test-desk test-deploy test-otel test-upgrade package image reproduce test-operating mutants coverage
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -83,6 +83,9 @@ test-deploy: bootstrap ## deploy/kubernetes by its schemas and as a node that ru
 
 test-otel: bootstrap ## what a collector of traces is sent by a build with the feature otel
 	@$(RUN) cargo test --locked -p fabstir-llm-node --features otel --test traces
+
+test-upgrade: bootstrap ## from an older version (FROM=tag or commit) to this one and back, with answers under way
+	@$(RUN) scripts/test-upgrade.sh
 
 package: bootstrap page ## Debian packages with man pages, completions and a list of contents: target/package (INSTALL=1 tries them here)
 	@$(RUN) scripts/package.sh
