@@ -23,7 +23,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use fabstir_client::{Answer, ClientIdentity, Config, Event, Request, Session, SessionDelegation};
+use fabstir_client::{Answer, ClientIdentity, Config, Event, Request, Session, SessionDelegation, Turn};
 use fabstir_protocol::{identity::PrivateKey, v1::Dialect};
 use serde_json::json;
 use spawned::{BINARY, NodeProcess, fresh_key};
@@ -182,7 +182,10 @@ async fn a_version_takes_over_from_another_and_gives_back_to_it() {
     let question = Request {
         temperature: Some(0.0),
         max_tokens: Some(16),
-        ..Request::prompt("What is the capital of France?")
+        ..Request::messages(vec![
+            Turn { role: "system", content: "You are a helpful assistant.".to_owned() },
+            Turn { role: "user", content: "What is the capital of France?".to_owned() },
+        ])
     };
     let answer = session.ask(&question).await.unwrap();
     let (words, _) = timeout(PATIENCE, answer.text()).await.unwrap().unwrap();
