@@ -32,6 +32,8 @@ done
 "$tools/bin/cargo-cyclonedx" cyclonedx --format json --spec-version 1.5 --no-build-deps --target x86_64-unknown-linux-gnu --quiet
 mv crates/node/fabstir-llm-node.cdx.json "$out/fabstir-llm-node.cdx.json"
 mv crates/cli/fabstir-cli.cdx.json "$out/fabstir-cli.cdx.json"
+# Where this machine keeps its source is nobody's business.
+sed -i "s#file://$PWD/#file:///source/#g" "$out"/*.cdx.json
 find crates bench -name '*.cdx.json' -not -path '*/node_modules/*' -delete
 
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
@@ -51,6 +53,8 @@ for name in fabstir-llm-node fabstir; do
     deb=$(echo "$out/${name}_"*.deb)
     [ -f "$deb" ] || fail "there is no one package $name"
     held=$(dpkg-deb --contents "$deb")
+    list=$out/$name.cdx.json
+    [ "$name" != fabstir ] || list=$out/fabstir-cli.cdx.json
     for path in "./usr/bin/$name" "./usr/share/man/man1/$name.1.gz" "./usr/share/bash-completion/completions/$name" "./usr/share/doc/$name/copyright"; do
         check "$name has no $path" holds "$held" "$path"
     done
@@ -59,7 +63,8 @@ for name in fabstir-llm-node fabstir; do
     dpkg-deb --extract "$deb" "$root"
     check "the binary of $name does not run" "$root/usr/bin/$name" --version
     check "bash cannot read the completions of $name" bash -n "$root/usr/share/bash-completion/completions/$name"
-    check "the list of $name names no component" python3 -c 'import json, sys; d = json.load(open(sys.argv[1])); assert d["bomFormat"] == "CycloneDX" and len(d["components"]) > 50' "$out/$([ $name = fabstir ] && echo fabstir-cli || echo $name).cdx.json"
+    check "the list of $name names no component" python3 -c 'import json, sys; d = json.load(open(sys.argv[1])); assert d["bomFormat"] == "CycloneDX" and len(d["components"]) > 50' "$list"
+    check "the list of $name says where it was built" bash -c '! grep -qF "$1" "$2"' - "$PWD" "$list"
     rm -rf "$root"
 done
 node=$(dpkg-deb --contents "$out/fabstir-llm-node_"*.deb)
