@@ -31,6 +31,7 @@ spelling() {
 }
 stage "spelling" spelling
 stage "dependencies" scripts/check-dependencies.py
+stage "architecture" scripts/check-architecture.py
 stage "every defence can be taken out" scripts/defences.sh --apply
 stage "format" cargo fmt --all --check
 stage "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
