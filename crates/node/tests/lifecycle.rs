@@ -233,11 +233,7 @@ async fn a_node_that_drains_leaves_a_passed_on_socket_to_the_next() {
 #[test]
 fn what_is_passed_on_and_is_not_one_listening_socket_stops_the_start() {
     let dir = tempfile::tempdir().unwrap();
-    let said = |socket: OwnedFd, sockets| {
-        let output = handed(dir.path(), &fresh_key(), socket, sockets).output().unwrap();
-        assert_eq!(output.status.code(), Some(1));
-        String::from_utf8(output.stderr).unwrap()
-    };
+    let said = |socket: OwnedFd, sockets| refusal(handed(dir.path(), &fresh_key(), socket, sockets));
     let listener = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
     let two = said(listener(), "2");
     assert!(two.contains("2 sockets were passed on (LISTEN_FDS): the node takes one"), "{two}");
@@ -368,14 +364,27 @@ async fn no_account_is_left_when_the_node_has_stopped() {
     drop((session, answer));
 }
 
+/// What a node says that refuses to start, and does so soon.
+fn refusal(mut command: Command) -> String {
+    let mut node = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while node.try_wait().unwrap().is_none() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // Nothing where it has ended.
+    let _ = node.kill();
+    let output = node.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "the node started, or ended otherwise: {said}");
+    said
+}
+
 /// What was passed on is judged by where it is, and not by LISTEN_ADDR.
 #[test]
 fn a_socket_that_other_machines_reach_is_not_served_without_tls() {
     let dir = tempfile::tempdir().unwrap();
     let (secret, listener) = (fresh_key(), TcpListener::bind("0.0.0.0:0").unwrap());
-    let output = passed_on(dir.path(), &secret, &listener, 1).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    let said = refusal(passed_on(dir.path(), &secret, &listener, 1));
     assert!(said.contains("(LISTEN_FDS) is at 0.0.0.0:") && said.contains("INSECURE_BIND=true"), "{said}");
     let mut allowed = passed_on(dir.path(), &secret, &listener, 1);
     let mut node = allowed.env("INSECURE_BIND", "true").stdout(Stdio::piped()).spawn().unwrap();
