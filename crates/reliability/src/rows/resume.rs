@@ -48,7 +48,7 @@ pub(crate) async fn run(context: &Context) -> anyhow::Result<Outcome> {
     let (uncut, opening) = uncut(&node).await?;
     let counted = node.metric("fabstir_completion_tokens_total").await?;
     let cuts: usize = context.form.of(1000, 50);
-    let ended = cut_answers(context, &node, &uncut, opening, cuts.div_ceil(CUTS.saturating_sub(1))).await?;
+    let ended = cut_answers(context, &node, &uncut, opening, cuts).await?;
     let after = node.metric("fabstir_completion_tokens_total").await?;
     outcome.figure("connections that were cut", float(ended.fallen), "", Goal::AtLeast(float(cuts)));
     outcome.figure("connections that were made", float(ended.made), "", Goal::AtLeast(float(cuts)));
@@ -116,18 +116,35 @@ struct Ended {
     made: usize,
 }
 
+/// Answers until so many connections were cut: how many of the cuts of one answer are come to is chance.
 async fn cut_answers(
     context: &Context,
     node: &Arc<Node>,
     uncut: &[Whole],
     opening: usize,
-    answers: usize,
+    cuts: usize,
 ) -> anyhow::Result<Ended> {
     let mut rng = StdRng::seed_from_u64(2);
+    let mut ended = Ended::default();
+    while ended.fallen < cuts && ended.answers < cuts {
+        let more = cuts.saturating_sub(ended.fallen).div_ceil(CUTS.saturating_sub(1));
+        let plans = (0..more).map(|_| plan(&mut rng, opening)).collect();
+        round(context, node, uncut, plans, &mut ended).await?;
+    }
+    Ok(ended)
+}
+
+/// One answer for each of the plans.
+async fn round(
+    context: &Context,
+    node: &Arc<Node>,
+    uncut: &[Whole],
+    plans: Vec<Vec<Cut>>,
+    ended: &mut Ended,
+) -> anyhow::Result<()> {
     let places = Arc::new(Semaphore::new(SIDE_BY_SIDE));
     let mut tasks = JoinSet::new();
-    for number in 0..answers {
-        let cuts = cuts(&mut rng, opening);
+    for (number, cuts) in plans.into_iter().enumerate() {
         let (node, places) = (Arc::clone(node), Arc::clone(&places));
         let which = number % PROMPTS.len();
         tasks.spawn(async move {
@@ -137,9 +154,9 @@ async fn cut_answers(
             anyhow::Ok((which, heard.context("it takes too long").flatten(), way.fallen(), way.made()))
         });
     }
-    let mut ended = Ended { answers, ..Ended::default() };
     while let Some(task) = tasks.join_next().await {
         let (which, heard, fallen, made) = task??;
+        ended.answers = ended.answers.saturating_add(1);
         ended.fallen = ended.fallen.saturating_add(fallen);
         ended.made = ended.made.saturating_add(made);
         match heard {
@@ -150,13 +167,13 @@ async fn cut_answers(
             }
             Err(error) => ended.broken.push(format!("{error:#}")),
         }
-        context.show(format!("resume: {} of {answers} answers", answers.saturating_sub(tasks.len())));
+        context.show(format!("resume: {} cuts in {} answers", ended.fallen, ended.answers));
     }
-    Ok(ended)
+    Ok(())
 }
 
 /// The first connection falls somewhere in the answer; the next ones anywhere, their handshakes included.
-fn cuts(rng: &mut StdRng, opening: usize) -> Vec<Cut> {
+fn plan(rng: &mut StdRng, opening: usize) -> Vec<Cut> {
     let first = opening.saturating_add(rng.random_range(1..ANSWER_BYTES / 2));
     let mut cuts = vec![Cut { up: None, down: Some(first) }];
     cuts.extend((1..CUTS).map(|_| {
@@ -190,7 +207,7 @@ async fn controls(
     outcome: &mut Outcome,
 ) -> anyhow::Result<()> {
     let mut rng = StdRng::seed_from_u64(3);
-    let way = Way::to(node.address, cuts(&mut rng, opening)).await?;
+    let way = Way::to(node.address, plan(&mut rng, opening)).await?;
     let heard = one(node, &way, 0, Duration::ZERO).await;
     let seen = !heard.is_ok_and(|whole| uncut.first() == Some(&whole));
     outcome.control("the same cuts for a client that may not resume", seen);
