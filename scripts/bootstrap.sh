@@ -55,7 +55,7 @@ if [ -n "${WITH_DEPLOY:-}" ]; then
     has strace || packages+=(strace)
 fi
 # Images without a service that builds them (scripts/image.sh).
-[ -z "${WITH_IMAGE:-}" ] || has buildah || packages+=(buildah)
+[ -z "${WITH_IMAGE:-}" ] || { has buildah && has pgrep; } || packages+=(buildah procps)
 # What reads rustc's profiles, for scripts/coverage.sh alone: of the LLVM that rustc is built on.
 if [ -n "${WITH_COVERAGE:-}" ] && has rustc; then
     llvm=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')

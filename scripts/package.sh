@@ -29,7 +29,7 @@ for name in fabstir-llm-node fabstir; do
 done
 
 # One list a package, of what is compiled into it. The tool writes beside each manifest.
-"$tools/bin/cargo-cyclonedx" cyclonedx --format json --spec-version 1.5 --no-build-deps --target x86_64-unknown-linux-gnu --quiet
+"$tools/bin/cargo-cyclonedx" cyclonedx --format json --spec-version 1.5 --no-build-deps --target "$(rustc -vV | sed -n 's/^host: //p')" --quiet
 mv crates/node/fabstir-llm-node.cdx.json "$out/fabstir-llm-node.cdx.json"
 mv crates/cli/fabstir-cli.cdx.json "$out/fabstir-cli.cdx.json"
 # Where this machine keeps its source is nobody's business.

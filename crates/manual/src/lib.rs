@@ -3,16 +3,17 @@
 use std::{
     fs,
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use clap::{Args, Command, Subcommand};
 use clap_complete::Shell;
+use clap_mangen::Man;
 
 /// What a binary says of itself to a shell and to `man`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ManualCommand {
-    /// Print what a shell completes this program's commands by; its own words say where to put it
+    /// Print what a shell completes this program's commands by: to be sourced, or put where the shell looks for them
     Completions {
         /// Which shell
         shell: Shell,
@@ -44,15 +45,22 @@ impl ManualCommand {
             }
             Self::Manual(ManualFolder { folder }) => {
                 fs::create_dir_all(&folder)?;
-                clap_mangen::generate_to(command, &folder)?;
-                let mut pages: Vec<PathBuf> = fs::read_dir(&folder)?
-                    .map(|page| page.map(|page| page.path()))
-                    .collect::<Result<_, _>>()?;
-                pages.sort();
-                pages.iter().try_for_each(|page| writeln!(out, "{}", page.display()))
+                let program = format!("{} {}", command.get_name(), command.get_version().unwrap_or_default());
+                command.build();
+                write_pages(command, &program, &folder, out)
             }
         }
     }
+}
+
+/// The page of `command` and those of the commands in it; `program` is what each belongs to.
+fn write_pages(command: Command, program: &str, folder: &Path, out: &mut impl Write) -> io::Result<()> {
+    for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set() && inner.get_name() != "help")
+    {
+        write_pages(inner.clone(), program, folder, out)?;
+    }
+    let page = Man::new(command).source(program).generate_to(folder)?;
+    writeln!(out, "{}", page.display())
 }
 
 #[cfg(test)]
@@ -81,11 +89,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("new/man1");
         let mut out = Vec::new();
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("other.1"), "somebody else's").unwrap();
         let manual = ManualCommand::Manual(ManualFolder { folder: folder.clone() });
         manual.run(command(), &mut out).unwrap();
         let said = String::from_utf8(out).unwrap();
         assert!(said.contains("thing.1\n") && said.contains("thing-keys.1\n"), "{said}");
+        assert!(!said.contains("other.1"), "{said}");
         let page = fs::read_to_string(folder.join("thing-keys.1")).unwrap();
         assert!(page.contains("The key") && page.contains("Where"), "{page}");
+        assert!(page.contains("\"thing 1.2.3\""), "each says what it is of: {page}");
     }
 }

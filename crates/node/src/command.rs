@@ -1,6 +1,7 @@
 //! What the binary does beside serving.
 
 use std::{
+    ffi::OsString,
     io::{self, Write as _},
     path::{Path, PathBuf},
 };
@@ -12,7 +13,7 @@ use jiff::civil::Date;
 
 use crate::{
     admin::{self, AdminRequest, Shown},
-    config::{Args, Config, ConfigError, KeySources, Origin, Settings, Stray},
+    config::{Args, Config, ConfigError, KeySources, Layers, Origin, Settings, Stray},
 };
 
 mod config;
@@ -34,6 +35,29 @@ pub enum Command {
     /// What a node that runs is asked, at ADMIN_SOCKET
     #[command(flatten)]
     Admin(AdminCommand),
+    /// What a shell and `man` say of this program, whatever is set
+    #[command(flatten)]
+    Manual(ManualCommand),
+}
+
+impl Command {
+    /// What was asked for, where that needs no setting: a shell that reads completions at its start must not fall over a `.env`.
+    #[must_use]
+    pub fn without_settings(argv: impl IntoIterator<Item = OsString>) -> Option<ManualCommand> {
+        let mut settings = Settings::read(argv, &Layers::environment(&|_| None)).ok()?;
+        match settings.args.take_command() {
+            Some(Self::Manual(command)) => Some(command),
+            Some(Self::Here(_) | Self::Admin(_)) | None => None,
+        }
+    }
+}
+
+/// Writes completions or man pages of this program.
+///
+/// # Errors
+/// Where they cannot be written.
+pub fn describe(command: ManualCommand) -> anyhow::Result<()> {
+    Ok(command.run(Args::command(), &mut io::stdout().lock())?)
 }
 
 /// What is done here, with the settings of this call.
@@ -47,9 +71,6 @@ pub enum HereCommand {
     Config(ConfigCommand),
     /// Make what a node starts with: a key, a configuration file and a service of systemd's
     Init(InitCommand),
-    /// What a shell and `man` say of this program
-    #[command(flatten)]
-    Manual(ManualCommand),
 }
 
 /// What a call of the binary brings with it.
@@ -89,7 +110,6 @@ impl HereCommand {
             }
             Self::Config(command) => command.run(call),
             Self::Init(command) => command.run(&call),
-            Self::Manual(command) => Ok(command.run(Args::command(), &mut io::stdout().lock())?),
         }
     }
 }

@@ -57,7 +57,7 @@ fn uncounted(environment: impl Fn(&str) -> Option<OsString>) -> Option<String> {
     let count = text("LISTEN_FDS").filter(|count| !count.is_empty())?;
     let pid = text("LISTEN_PID").filter(|pid| !pid.is_empty());
     let ours = pid.is_none_or(|pid| pid.parse() == Ok(std::process::id()));
-    (ours && count.parse::<u16>().is_err()).then_some(count)
+    (ours && count.parse::<u64>().is_err()).then_some(count)
 }
 
 impl Listener {

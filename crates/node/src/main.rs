@@ -15,7 +15,7 @@ use fabstir_engine::Engine;
 use fabstir_llm_node::{
     admin::{self, AdminSocket},
     aside,
-    command::{Call, Command},
+    command::{Call, Command, describe},
     config::{
         Config, DEFAULT_FILE, EnvFile, HOST_PRIVATE_KEY, KeySources, Layers, Origin, Settings, SettingsError,
         Stray,
@@ -42,7 +42,10 @@ fn main() -> ExitCode {
     // Before there is a second thread.
     let key = take_from_environment(HOST_PRIVATE_KEY);
     let done = runtime().and_then(|runtime| {
-        let done = runtime.block_on(serve(key));
+        let done = match Command::without_settings(std::env::args_os()) {
+            Some(command) => describe(command),
+            None => runtime.block_on(serve(key)),
+        };
         // What blocks for ever, a file on a server that is gone, say, does not keep the process.
         runtime.shutdown_timeout(LAST_MOMENT);
         done
@@ -108,6 +111,7 @@ async fn serve(key: Option<Secret>) -> anyhow::Result<()> {
         // What is asked of a node that runs needs none of the settings that it runs with.
         Some(Command::Admin(command)) => return command.run(call.settings.args.admin_socket()).await,
         Some(Command::Here(command)) => return command.run(call),
+        Some(Command::Manual(command)) => return describe(command),
         None => {}
     }
     let (strays, file) = (call.strays.clone(), call.settings.file.clone());

@@ -181,6 +181,23 @@ fn an_init_that_cannot_finish_leaves_nothing() {
     assert!(said.contains("keys import") && left() == (false, false), "{said}");
 }
 
+/// Folders that are not there yet are made so that the service comes through them to its key.
+#[test]
+fn a_key_in_new_folders_is_one_that_the_service_reaches() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("new/../fabstir");
+    let (dir, unit) = (dir.to_str().unwrap(), home.path().join("it.service"));
+    let key = home.path().join("keys/of/node.key");
+    let args = init(dir, &["--unit", unit.to_str().unwrap(), "--key", key.to_str().unwrap()]);
+    let output = call(home.path(), &[], &args).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(key.parent().unwrap()), 0o700);
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(mode(&home.path().join("keys")), 0o755, "another user's service comes through");
+    }
+}
+
 /// systemd itself reads the service, where it is there to be asked.
 #[test]
 fn systemd_understands_the_service_that_init_makes() {
@@ -272,4 +289,15 @@ fn check_refuses_what_would_not_start() {
     let env = [("ADMIN_SOCKET", "nowhere/admin.sock")];
     let (said, warned) = told(&call(dir.path(), &env, &["config", "check"]).output().unwrap());
     assert!(said.contains("in order") && warned.contains("nowhere is not there"), "{warned}");
+}
+
+/// A shell that reads them at its start must not fall over what lies in the folder that it starts in.
+#[test]
+fn completions_and_man_pages_need_no_setting() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join(".env"), "MAX_SESSIONS=abc\n").unwrap();
+    for words in [&["completions", "bash"][..], &["manual", "pages"]] {
+        let output = call(dir.path(), &[("LISTEN_ADDR", "nowhere")], words).output().unwrap();
+        assert!(output.status.success() && !output.stdout.is_empty(), "{words:?}: {output:?}");
+    }
 }

@@ -292,8 +292,12 @@ impl Made {
     fn folder(&mut self, path: &Path, mode: u32) -> anyhow::Result<()> {
         let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
         for folder in missing.into_iter().rev() {
-            DirBuilder::new().mode(mode).create(folder).with_context(|| folder.display().to_string())?;
-            self.0.push(folder.to_owned());
+            match DirBuilder::new().mode(mode).create(folder) {
+                Ok(()) => self.0.push(folder.to_owned()),
+                // `new/..`, once there is a `new`.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
+                Err(error) => return Err(error).with_context(|| folder.display().to_string()),
+            }
         }
         Ok(())
     }
@@ -348,6 +352,8 @@ fn write_all(
     let Some(to) = to else { return Ok(None) };
     if let (Some(user), Some(folder)) = (&layout.user, to.new_folder()) {
         // Whoever runs as this user may rotate the key, and what root puts there is this user's too.
+        // Those above it are root's, and let this user through.
+        made.folder(folder.parent().unwrap_or(Path::new("/")), 0o755)?;
         made.folder(folder, 0o700)?;
         chown(folder, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
             .with_context(|| folder.display().to_string())?;

@@ -97,11 +97,15 @@ async fn watch(
     (socket, every): (&Path, Duration),
 ) -> anyhow::Result<()> {
     let (mut keys, mut looks) = (keys(), looks(socket.to_owned(), every));
-    let mut terminate = signal(SignalKind::terminate())?;
+    // Whoever ends it by a signal gets the terminal back as it was, too.
+    let [mut terminate, mut interrupt, mut hangup] =
+        [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?];
     loop {
         terminal.draw(|frame| frame.render_widget(&desk, frame.area()))?;
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => return Ok(()),
             Some(look) = looks.recv() => match look {
                 Ok(look) => desk.sees(look),
                 // A node that starts again is there again in a moment.

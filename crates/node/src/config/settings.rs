@@ -210,14 +210,17 @@ impl Settings {
     }
 }
 
-/// Whether somebody who typed `variable` may have meant `name`: a few letters are others, or the rest was left off. Nobody misses a
+/// Whether somebody who typed `variable` may have meant `name`: a few letters are others, or its last word was left off or
+/// another put after it. Nobody misses a
 /// name's first letter, and SSL_CERT_FILE is somebody else's.
 fn is_slip_of(variable: &str, name: &str) -> bool {
-    let letters = name.len().div_euclid(5).max(2);
+    let letters = name.len().div_euclid(6);
     let few = variable.get(..1) == name.get(..1) && strsim::osa_distance(variable, name) <= letters;
-    // TLS_CERT and REQUIRE_ENCRYPT say which setting it is; MODEL may be anybody's.
-    let left_off = variable.contains('_') && variable.len() > 6 && name.starts_with(variable);
-    name.len() > 6 && (few || left_off)
+    // TLS_CERT and REQUIRE_ENCRYPT say which setting it is, and so does LISTEN_ADDRESS; MODEL and MAX_TOKENS may be anybody's.
+    let rest = name.strip_prefix(variable).or_else(|| variable.strip_prefix(name));
+    let part = rest.is_some_and(|rest| rest.matches('_').count() <= 1);
+    let tells = variable.contains('_') && variable.len() > 6 && name.contains('_');
+    name.len() > 6 && (few || (tells && part))
 }
 
 impl fmt::Display for Stray {

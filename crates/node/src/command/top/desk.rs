@@ -87,6 +87,8 @@ impl Desk {
         }
         self.newest = look.clone();
         self.looks.push_back(look);
+        // There may be fewer sessions now than were scrolled over.
+        self.scrolls(0);
     }
 
     /// The node did not answer.
@@ -262,5 +264,11 @@ pub(super) mod tests {
         assert_eq!(names(&desk), ["busy"], "the last one stays in sight");
         desk.scrolls(i32::MIN);
         assert_eq!(names(&desk), ["quie", "busy"]);
+        desk.scrolls(100);
+        // Who is left is seen, wherever the screen had been scrolled to.
+        let mut fewer = look(20, 1, 0);
+        fewer.sessions.truncate(1);
+        desk.sees(fewer);
+        assert_eq!(desk.sessions().len(), 1);
     }
 }

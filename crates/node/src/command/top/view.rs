@@ -16,11 +16,13 @@ const HEAD: u16 = 2;
 const GAUGES: u16 = 3;
 const MIDDLE: u16 = 7;
 const FOOT: u16 = 1;
+/// Sessions in a picture as text. The number of all of them stands above.
+const MOST_ROWS: u16 = 500;
 
 impl Desk {
     /// Rows that everything needs.
     pub(super) fn height(&self) -> u16 {
-        let sessions = u16::try_from(self.newest().sessions.len()).unwrap_or(u16::MAX).min(40);
+        let sessions = u16::try_from(self.newest().sessions.len()).unwrap_or(u16::MAX).min(MOST_ROWS);
         // The table's own border and head.
         [HEAD, GAUGES, MIDDLE, FOOT, sessions.saturating_add(3)].into_iter().fold(0, u16::saturating_add)
     }

@@ -104,6 +104,7 @@ fn a_variable_that_is_nearly_a_setting_is_told() {
         "REQUIRE_ENCRYPT",
         "TLS_CERT",
         "ENGINE_API_KEY",
+        "LISTEN_ADDRESS",
         // Nobody's here: of systemd, Kubernetes, OpenTelemetry, shells and other programs.
         "MODEL",
         "LISTEN_PID",
@@ -118,6 +119,15 @@ fn a_variable_that_is_nearly_a_setting_is_told() {
         "PORT",
         "MODEL_SERVICE_HOST",
         "KUBERNETES_SERVICE_PORT",
+        "MODULEPATH",
+        "CONFIG_SITE",
+        "SESSION_KEY",
+        "MAX_REQUESTS",
+        "MAX_TOKENS",
+        "HOST_PRIVATE_IP",
+        "SERVER_TIMEOUT_SECONDS",
+        "MODEL_HASH",
+        "RUST_LIB",
     ];
     let strays: Vec<String> =
         settings.strays(variables.into_iter()).into_iter().map(|stray| stray.meant).collect();
@@ -129,6 +139,7 @@ fn a_variable_that_is_nearly_a_setting_is_told() {
         "REQUIRE_ENCRYPTION",
         "TLS_CERT_FILE",
         "ENGINE_API_KEY_FILE",
+        "LISTEN_ADDR",
     ];
     assert_eq!(strays, meant);
 }
