@@ -24,18 +24,29 @@ check "Kubernetes' schemas" '"$target/bin/kubernetes-validate" --strict deploy/k
 port=$(free_port) metrics=$(free_port)
 mkdir -p "$work/secrets" "$work/tls" "$work/run"
 "$target/bin/python" - "$work" "$port" "$metrics" <<'EOF'
-import sys, yaml
+import re, sys, yaml
 work, port, metrics = sys.argv[1:]
 documents = list(yaml.safe_load_all(open("deploy/kubernetes/node.yaml")))
 of = lambda kind: next(document for document in documents if document["kind"] == kind)
 settings = of("ConfigMap")["data"]["node.toml"]
-for there, here in [("0.0.0.0:8443", f"127.0.0.1:{port}"), ("0.0.0.0:9090", f"127.0.0.1:{metrics}"), ("/run/secrets/tls/", f"{work}/tls/"),
-                    ("/run/fabstir/", f"{work}/run/")]:
-    assert there in settings, there
-    settings = settings.replace(there, here)
+places = [("0.0.0.0:8443", f"127.0.0.1:{port}"), ("0.0.0.0:9090", f"127.0.0.1:{metrics}"), ("/run/secrets/tls/", f"{work}/tls/"),
+          ("/run/fabstir/", f"{work}/run/"), ("/run/secrets/fabstir", f"{work}/secrets"), ("/var/lib/fabstir", f"{work}/state")]
+def here(text):
+    for there, own in places:
+        text = text.replace(there, own)
+    return text
+settings = here(settings)
 settings = "".join(line for line in settings.splitlines(True) if not line.startswith("model_path"))
 open(f"{work}/node.toml", "w").write(settings)
 container = of("Deployment")["spec"]["template"]["spec"]["containers"][0]
+# The environment of the image is under that of the manifest, and over its file.
+image = dict(re.findall(r"--env ([A-Z_]+)=(\S+)", open("scripts/image.sh").read()))
+assert len(image) > 3, image
+environment = {**image, **{variable["name"]: variable["value"] for variable in container["env"]}}
+written = [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")]
+for name in ["USAGE_DIR", "ADMIN_SOCKET"]:
+    assert any(environment[name].startswith(path + "/") for path in written), f"{name} is on a file system that nobody may write"
+open(f"{work}/environment", "w").write("".join(f"{name}={here(value)}\n" for name, value in environment.items()))
 hook = container["lifecycle"]["preStop"]["exec"]["command"]
 open(f"{work}/hook", "w").write(" ".join(hook[1:]).replace("/run/fabstir/", f"{work}/run/"))
 credentials = next(variable["value"] for variable in container["env"] if variable["name"] == "CREDENTIALS_DIRECTORY")
@@ -49,7 +60,8 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -su
 "$bin/fabstir-llm-node" keys new --to "$work/secrets/host_private_key" >/dev/null
 # With an fsGroup a secret's files are its group's to read.
 chmod 440 "$work/secrets/host_private_key" "$work/tls/tls.key"
-env -i PATH="$PATH" CREDENTIALS_DIRECTORY="$work/secrets" LOG_FORMAT=json ENGINE=echo "$bin/fabstir-llm-node" --config-file "$work/node.toml" >"$work/node.log" 2>&1 &
+mapfile -t environment <"$work/environment"
+env -i PATH="$PATH" "${environment[@]}" ENGINE=echo "$bin/fabstir-llm-node" --config-file "$work/node.toml" >"$work/node.log" 2>&1 &
 node=$!
 started+=("$node")
 until_says "$node" "$work/node.log" '"start"'

@@ -40,8 +40,11 @@ impl ManualCommand {
                 let name = command.get_name().to_owned();
                 // In memory first: what is made writes on as if nothing could fail, and panics.
                 let mut text = Vec::new();
-                clap_complete::generate(shell, &mut command, name, &mut text);
-                out.write_all(&text)
+                clap_complete::generate(shell, &mut command, name.clone(), &mut text);
+                let text = String::from_utf8(text).map_err(io::Error::other)?;
+                // For bash a name with hyphens is written in two ways, which do not meet below the first level.
+                let text = text.replace(&name.replace('-', "__subcmd__"), &name.replace('-', "__"));
+                out.write_all(text.as_bytes())
             }
             Self::Manual(ManualFolder { folder }) => {
                 fs::create_dir_all(&folder)?;
@@ -82,6 +85,24 @@ mod tests {
             let text = String::from_utf8(out).unwrap();
             assert!(text.contains("thing") && text.contains("keys") && text.contains("to"), "{shell}");
         }
+    }
+
+    /// bash itself completes a command below the first level, of a program with hyphens in its name.
+    #[test]
+    fn bash_completes_what_is_below_the_first_level() {
+        let rotate = Command::new("rotate").arg(Arg::new("to").long("to").help("Where"));
+        let keys = Command::new("keys").subcommand(rotate);
+        let mut out = Vec::new();
+        let completions = ManualCommand::Completions { shell: Shell::Bash };
+        completions.run(Command::new("a-thing-of-mine").subcommand(keys), &mut out).unwrap();
+        let script = format!(
+            "{}\nCOMP_WORDS=(a-thing-of-mine keys ro) COMP_CWORD=2\n\
+             of=$(complete -p a-thing-of-mine | sed 's/.*-F \\([^ ]*\\) .*/\\1/'); $of a-thing-of-mine ro keys\n\
+             echo \"${{COMPREPLY[@]}}\"",
+            String::from_utf8(out).unwrap()
+        );
+        let said = std::process::Command::new("bash").args(["--norc", "-c", &script]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), "rotate", "{said:?}");
     }
 
     #[test]

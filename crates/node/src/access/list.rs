@@ -153,7 +153,12 @@ impl WatchedList {
         let list = read(&self.path)?;
         let changed = list != *self.list;
         if changed {
-            tracing::info!(file = %self.path.display(), clients = list.len(), "list of clients read");
+            let (file, clients) = (self.path.display(), list.len());
+            tracing::info!(
+                event = "config",
+                what = "lists of clients",
+                "list of clients read: {file}, clients: {clients}"
+            );
             self.list = Arc::new(list);
         }
         Ok(changed)
