@@ -27,7 +27,7 @@ use std::{
 
 use fabstir_client::{Answer, Config, Error, Event, Request, Session, anonymous};
 use fabstir_protocol::v1::Dialect;
-use spawned::{BINARY, ECHO, NodeProcess, fresh_key, node_in};
+use spawned::{BINARY, ECHO, NodeProcess, fresh_key, handed, node_in};
 use support::{PATIENCE, Peer, TestNode, init, rng, slow_echo, until, wallet};
 use tokio::time::timeout;
 
@@ -114,18 +114,15 @@ async fn after_the_time_of_the_drain_the_rest_is_cut_off_and_said_to_be() {
     timeout(PATIENCE, stopped).await.unwrap().unwrap();
 }
 
-/// A node in `dir` with `listener` as its standard input, which a shell moves to where systemd would put it.
+/// A node in `dir` with `listener` where systemd would put it.
 fn passed_on(dir: &Path, secret: &str, listener: &TcpListener, sockets: u32) -> Command {
-    handed(dir, secret, listener.try_clone().unwrap().into(), &sockets.to_string())
+    echo_with(dir, secret, listener.try_clone().unwrap().into(), &sockets.to_string())
 }
 
-fn handed(dir: &Path, secret: &str, socket: OwnedFd, sockets: &str) -> Command {
-    let script =
-        format!("export LISTEN_PID=$$ LISTEN_FDS={sockets}; exec 3<&0 4<&0 0</dev/null; exec \"$0\" \"$@\"");
-    let mut command = Command::new("/bin/sh");
+fn echo_with(dir: &Path, secret: &str, socket: OwnedFd, sockets: &str) -> Command {
+    let mut command = handed(BINARY, socket, sockets);
     // The address that is set is not the one that is passed on.
-    command.args(["-c", &script, BINARY]).args(ECHO).current_dir(dir).env_clear();
-    command.env("HOST_PRIVATE_KEY", secret).stdin(socket);
+    command.args(ECHO).current_dir(dir).env("HOST_PRIVATE_KEY", secret);
     command
 }
 
@@ -223,7 +220,7 @@ async fn a_node_that_drains_leaves_a_passed_on_socket_to_the_next() {
     first.signal("TERM");
     first.said.wait_for("draining");
     let late = tokio::net::TcpStream::connect(address).await.unwrap();
-    assert_eq!(peer.hear(&session).await.text, words, "the running answer finishes");
+    assert_eq!(peer.hear(&session).await.text, words, "what had begun is heard to its end");
     let (status, _) = first.finish();
     assert_eq!(status.code(), Some(0));
     let second = NodeProcess::run(passed_on(dir.path(), &secret, &listener, 1), &secret);
@@ -233,7 +230,7 @@ async fn a_node_that_drains_leaves_a_passed_on_socket_to_the_next() {
 #[test]
 fn what_is_passed_on_and_is_not_one_listening_socket_stops_the_start() {
     let dir = tempfile::tempdir().unwrap();
-    let said = |socket: OwnedFd, sockets| refusal(handed(dir.path(), &fresh_key(), socket, sockets));
+    let said = |socket: OwnedFd, sockets| refusal(echo_with(dir.path(), &fresh_key(), socket, sockets));
     let listener = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
     let two = said(listener(), "2");
     assert!(two.contains("2 sockets were passed on (LISTEN_FDS): the node takes one"), "{two}");

@@ -19,15 +19,14 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::unix::fs::OpenOptionsExt as _,
     path::PathBuf,
-    process::{Command, Stdio},
-    time::{SystemTime, UNIX_EPOCH},
+    process::Command,
 };
 
-use fabstir_client::{Answer, ClientIdentity, Config, Event, Request, Session, SessionDelegation, Turn};
-use fabstir_protocol::{identity::PrivateKey, v1::Dialect};
+use fabstir_client::{Answer, Config, Event, Request, Session, Turn, anonymous};
+use fabstir_protocol::identity::PrivateKey;
 use serde_json::json;
-use spawned::{BINARY, NodeProcess, fresh_key};
-use support::{PATIENCE, model_path, rng, wallet};
+use spawned::{BINARY, NodeProcess, fresh_key, handed, pass_on_coverage};
+use support::{PATIENCE, model_path, rng};
 use tempfile::TempDir;
 use tokio::{net::TcpStream, time::timeout};
 
@@ -59,19 +58,17 @@ impl Place {
         self.listener.local_addr().unwrap()
     }
 
-    /// `binary` under the settings.
-    fn call(&self, binary: &str) -> Command {
-        let mut command = Command::new(binary);
-        command
-            .env_clear()
-            .env("CONFIG_FILE", self.dir.path().join("node.toml"))
-            .current_dir(self.dir.path());
-        spawned::pass_on_coverage(&mut command);
+    /// `command` under the settings.
+    fn here(&self, mut command: Command) -> Command {
+        command.env("CONFIG_FILE", self.dir.path().join("node.toml")).current_dir(self.dir.path());
         command
     }
 
     fn asked(&self, binary: &str, words: &[&str]) -> String {
-        let output = self.call(binary).args(words).output().unwrap();
+        let mut command = Command::new(binary);
+        command.env_clear().args(words);
+        pass_on_coverage(&mut command);
+        let output = self.here(command).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(
             output.status.success(),
@@ -83,42 +80,23 @@ impl Place {
 
     /// `binary` with the socket that systemd would hold.
     fn start(&self, binary: &str) -> NodeProcess {
-        // A shell moves it to where systemd would put it.
-        let script = "export LISTEN_PID=$$ LISTEN_FDS=1; exec 3<&0 0</dev/null; exec \"$0\" \"$@\"";
-        let inner = self.call(binary);
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", script, binary]).current_dir(self.dir.path()).env_clear();
-        command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let socket: std::os::fd::OwnedFd = self.listener.try_clone().unwrap().into();
-        command.stdin(Stdio::from(socket));
-        let node = NodeProcess::run(command, &self.secret);
+        let command = handed(binary, self.listener.try_clone().unwrap().into(), "1");
+        let node = NodeProcess::run(self.here(command), &self.secret);
         assert_eq!(node.address, self.address());
         node
     }
 
-    /// A session of version 2 in the name of `wallet`, with the node's address pinned.
-    async fn open(&self, wallet: &PrivateKey) -> Session {
+    /// A session of version 2 with the node's address pinned.
+    async fn open(&self) -> Session {
         let node = self.secret.parse::<PrivateKey>().unwrap().address();
-        let key = fabstir_client::random_key();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        let delegation = SessionDelegation {
-            wallet: wallet.address(),
-            delegate_key: key.public_key(),
-            node: Some(node),
-            not_before: now - 60,
-            not_after: now + 3600,
-        };
-        let identity = ClientIdentity { key: key.into(), delegation: Some(delegation.sign(wallet).unwrap()) };
-        let config = Config::new(format!("ws://{}/v1/ws", self.address()), node, identity);
+        let config = Config::new(format!("ws://{}/v1/ws", self.address()), node, anonymous());
         timeout(PATIENCE, Session::connect(config)).await.expect("somebody answers").unwrap()
     }
 
-    /// Requests of `client`, as the running node tells them.
-    fn requests_of(&self, binary: &str, client: &str) -> u64 {
+    /// Requests so far, as the running node tells them.
+    fn requests(&self, binary: &str) -> u64 {
         let csv = self.asked(binary, &["usage", "--csv"]);
-        let mine =
-            csv.lines().map(|line| line.split(',').collect::<Vec<_>>()).filter(|line| line[1] == client);
-        mine.map(|line| line[2].parse::<u64>().unwrap()).sum()
+        csv.lines().skip(1).map(|line| line.split(',').nth(2).unwrap().parse::<u64>().unwrap()).sum()
     }
 }
 
@@ -136,11 +114,11 @@ async fn long(session: &Session) -> Answer {
 
 /// `before` gives way to `after` while three clients are at it: one in the middle of an answer in each version of the protocol, and one
 /// who comes in between. Returns the node that runs then.
-async fn hand_over(place: &Place, first: NodeProcess, after: &str, client: &PrivateKey) -> NodeProcess {
-    let session = place.open(client).await;
+async fn hand_over(place: &Place, first: NodeProcess, after: &str) -> NodeProcess {
+    let session = place.open().await;
     let answer = long(&session).await;
     let mut peer = first.connect().await;
-    let mut old = peer.open_as(client, "1", Dialect::Deployed).await.session;
+    let mut old = peer.open("1").await.session;
     let story = json!({"prompt": STORY, "max_tokens": WORDS, "seed": 1}).to_string();
     peer.send(old.message(story.as_bytes(), &mut rng()).unwrap()).await;
     first.said.wait_for("Encrypted message decrypted successfully");
@@ -170,15 +148,14 @@ async fn a_version_takes_over_from_another_and_gives_back_to_it() {
     let before = env::var("UPGRADE_FROM").unwrap_or_else(|_| BINARY.to_owned());
     let before = PathBuf::from(before).canonicalize().expect("UPGRADE_FROM names a binary");
     let before = before.to_str().unwrap();
-    let (place, client) = (Place::new(), wallet());
-    let name = client.address().to_string();
+    let place = Place::new();
 
-    let node = hand_over(&place, place.start(before), BINARY, &client).await;
-    assert_eq!(place.requests_of(BINARY, &name), 2, "the answers that finished in the drain are counted");
-    let node = hand_over(&place, node, before, &client).await;
-    assert_eq!(place.requests_of(before, &name), 4, "the version before reads what the one after it wrote");
-    // The same identity, and room for the same client.
-    let session = place.open(&client).await;
+    let node = hand_over(&place, place.start(before), BINARY).await;
+    assert_eq!(place.requests(BINARY), 2, "the answers that finished in the drain are counted");
+    let node = hand_over(&place, node, before).await;
+    assert_eq!(place.requests(before), 4, "the version before reads what the one after it wrote");
+    // The same identity.
+    let session = place.open().await;
     let question = Request {
         temperature: Some(0.0),
         max_tokens: Some(16),

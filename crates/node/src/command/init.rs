@@ -288,10 +288,11 @@ fn in_shell(path: &Path) -> String {
 struct Made(Vec<PathBuf>);
 
 impl Made {
-    /// A folder and those above it, where they are not there yet.
+    /// A folder, and where they are not there yet those above it, through which others may go to it.
     fn folder(&mut self, path: &Path, mode: u32) -> anyhow::Result<()> {
         let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
         for folder in missing.into_iter().rev() {
+            let mode = if folder == path { mode } else { 0o755 };
             match DirBuilder::new().mode(mode).create(folder) {
                 Ok(()) => self.0.push(folder.to_owned()),
                 // `new/..`, once there is a `new`.
@@ -352,8 +353,6 @@ fn write_all(
     let Some(to) = to else { return Ok(None) };
     if let (Some(user), Some(folder)) = (&layout.user, to.new_folder()) {
         // Whoever runs as this user may rotate the key, and what root puts there is this user's too.
-        // Those above it are root's, and let this user through.
-        made.folder(folder.parent().unwrap_or(Path::new("/")), 0o755)?;
         made.folder(folder, 0o700)?;
         chown(folder, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
             .with_context(|| folder.display().to_string())?;

@@ -13,6 +13,7 @@ use std::{
     fs::File,
     io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom},
     net::SocketAddr,
+    os::fd::OwnedFd,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
@@ -40,6 +41,16 @@ pub(crate) fn fresh_key() -> String {
 pub(crate) fn node_in(dir: &Path) -> Command {
     let mut command = Command::new(BINARY);
     command.args(ECHO).current_dir(dir).env_clear().stdin(Stdio::null());
+    pass_on_coverage(&mut command);
+    command
+}
+
+/// `binary` with `socket` where systemd would put it: a shell moves it there. LISTEN_FDS says `sockets`.
+pub(crate) fn handed(binary: &str, socket: OwnedFd, sockets: &str) -> Command {
+    let script =
+        format!("export LISTEN_PID=$$ LISTEN_FDS={sockets}; exec 3<&0 4<&0 0</dev/null; exec \"$0\" \"$@\"");
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", &script, binary]).env_clear().stdin(socket);
     pass_on_coverage(&mut command);
     command
 }
