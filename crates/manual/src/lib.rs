@@ -47,7 +47,7 @@ impl ManualCommand {
                 out.write_all(text.as_bytes())
             }
             Self::Manual(ManualFolder { folder }) => {
-                fs::create_dir_all(&folder)?;
+                fs::create_dir_all(&folder).map_err(|error| in_folder(&folder, &error))?;
                 let program = format!("{} {}", command.get_name(), command.get_version().unwrap_or_default());
                 command.build();
                 write_pages(command, &program, &folder, out)
@@ -62,8 +62,13 @@ fn write_pages(command: Command, program: &str, folder: &Path, out: &mut impl Wr
     {
         write_pages(inner.clone(), program, folder, out)?;
     }
-    let page = Man::new(command).source(program).generate_to(folder)?;
-    writeln!(out, "{}", page.display())
+    let page = Man::new(command).source(program).generate_to(folder);
+    writeln!(out, "{}", page.map_err(|error| in_folder(folder, &error))?.display())
+}
+
+/// A fault of the folder's, and not of what is said of the pages.
+fn in_folder(folder: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", folder.display()))
 }
 
 #[cfg(test)]
@@ -103,6 +108,15 @@ mod tests {
         );
         let said = std::process::Command::new("bash").args(["--norc", "-c", &script]).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), "rotate", "{said:?}");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        let manual = ManualCommand::Manual(ManualFolder { folder: dir.path().join("file/man1") });
+        let refused = manual.run(command(), &mut Vec::new()).unwrap_err().to_string();
+        assert!(refused.contains("file/man1: "), "{refused}");
     }
 
     #[test]

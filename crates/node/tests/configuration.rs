@@ -7,7 +7,10 @@ mod support;
 
 use std::{
     fs,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        process::CommandExt as _,
+    },
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -175,10 +178,45 @@ fn an_init_that_cannot_finish_leaves_nothing() {
     assert!(refused(home.path(), &[], &args).contains("contradict each other"));
     assert_eq!(left(), (false, false));
     assert!(!dir.join("keys/node.key").exists());
+    // A PIN that nobody would be there to type.
+    let uri = "pkcs11:token=node;object=identity;id=%01?module-path=/usr/lib/softhsm/libsofthsm2.so";
+    let said = refused(home.path(), &[], &init(dir_text, &["--unit", unit_text, "--key", uri]));
+    assert!(said.contains("pin-source=file:") && left() == (false, false), "{said}");
     // A key that a service would not see.
     let said =
         refused(home.path(), &[("HOST_PRIVATE_KEY", &fresh_key())], &init(dir_text, &["--unit", unit_text]));
     assert!(said.contains("keys import") && left() == (false, false), "{said}");
+}
+
+/// Told to end while it works, and the keystore's password takes it a while, it finishes.
+#[test]
+fn an_init_that_is_told_to_end_leaves_no_half() {
+    let home = tempfile::tempdir().unwrap();
+    let (dir, unit) = (home.path().join("fabstir"), home.path().join("it.service"));
+    let password = home.path().join("password");
+    fs::write(&password, "correct horse\n").unwrap();
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
+    let rest =
+        ["--unit", unit.to_str().unwrap(), "--keystore", "--password-file", password.to_str().unwrap()];
+    let args = init(dir.to_str().unwrap(), &rest);
+    for signal in [rustix::process::Signal::HUP, rustix::process::Signal::INT, rustix::process::Signal::TERM]
+    {
+        let mut command = call(home.path(), &[], &args);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        while !unit.exists() {
+            std::thread::yield_now();
+        }
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, signal).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{signal:?}: {output:?}");
+        assert!(told(&output).0.contains("public key"), "{output:?}");
+        let keys: Vec<_> =
+            fs::read_dir(dir.join("keys")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(keys, ["node.key"], "{signal:?}");
+        fs::remove_dir_all(&dir).unwrap();
+        fs::remove_file(&unit).unwrap();
+    }
 }
 
 /// Folders that are not there yet are made so that the service comes through them to its key.
@@ -289,6 +327,39 @@ fn check_refuses_what_would_not_start() {
     let env = [("ADMIN_SOCKET", "nowhere/admin.sock")];
     let (said, warned) = told(&call(dir.path(), &env, &["config", "check"]).output().unwrap());
     assert!(said.contains("in order") && warned.contains("nowhere is not there"), "{warned}");
+}
+
+#[test]
+fn check_refuses_a_folder_that_the_caller_may_not_write() {
+    // Root may write everywhere; nobody may not.
+    let root = rustix::process::geteuid().is_root();
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let shut = dir.path().join("shut");
+    fs::create_dir(&shut).unwrap();
+    fs::set_permissions(&shut, fs::Permissions::from_mode(0o555)).unwrap();
+    let binary = dir.path().join("node");
+    fs::copy(BINARY, &binary).unwrap();
+    for (setting, path) in
+        [("USAGE_DIR", "shut"), ("USAGE_DIR", "shut/new"), ("ADMIN_SOCKET", "shut/it.sock")]
+    {
+        let mut check = Command::new(&binary);
+        check
+            .args(["config", "check"])
+            .current_dir(dir.path())
+            .env_clear()
+            .env("ENGINE", "echo")
+            .env(setting, path);
+        if root {
+            check.uid(65_534);
+        }
+        let output = check.output().unwrap();
+        let (_, said) = told(&output);
+        assert!(
+            !output.status.success() && said.contains(&format!("{setting}: nothing can be written into")),
+            "{said}"
+        );
+    }
 }
 
 /// A shell that reads them at its start must not fall over what lies in the folder that it starts in.

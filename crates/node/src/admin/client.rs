@@ -57,10 +57,14 @@ pub enum Shown {
     Csv,
 }
 
-/// Where `init` has a node listen for its operator, if a socket is there.
+/// Where `init` has a node listen for its operator, if a socket is there, or may be: of a folder that this user may not
+/// enter, asking there says so.
 pub fn usual_socket() -> Option<PathBuf> {
     let of_user = BaseDirs::new().and_then(|folders| Some(folders.runtime_dir()?.join("fabstir/admin.sock")));
-    of_user.into_iter().chain([PathBuf::from("/run/fabstir/admin.sock")]).find(|path| path.exists())
+    of_user
+        .into_iter()
+        .chain([PathBuf::from("/run/fabstir/admin.sock")])
+        .find(|path| path.try_exists().unwrap_or(true))
 }
 
 /// Asks the node at `socket`, and says its answer as `shown`.

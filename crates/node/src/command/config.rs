@@ -3,11 +3,15 @@
 use std::{
     io::{self, Write},
     os::unix::fs::FileTypeExt as _,
-    path::{Path, absolute},
+    path::{Path, PathBuf, absolute},
 };
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
+use rustix::{
+    fs::{Access, AtFlags, CWD, accessat},
+    io::Errno,
+};
 use serde::Serialize;
 
 use super::Call;
@@ -71,7 +75,7 @@ fn check(out: &mut impl Write, config: &Config, sources: &KeySources) -> anyhow:
         [("ADMIN_SOCKET", config.admin_socket.as_deref()), ("USAGE_DIR", config.usage_dir.as_deref())];
     for (setting, path) in folders.into_iter().filter_map(|(setting, path)| Some((setting, path?))) {
         // systemd makes its own folders at the start.
-        let folder = absolute(path)?.parent().map(Path::to_owned).unwrap_or_default();
+        let folder = folder_of(path)?;
         if !folder.is_dir() {
             writeln!(
                 io::stderr(),
@@ -91,8 +95,15 @@ fn check_files(config: &Config) -> anyhow::Result<()> {
     {
         bail!("ADMIN_SOCKET: {} is there, and is no socket: remove it, or name another", path.display());
     }
-    if let Some(path) = config.usage_dir.as_deref().filter(|path| path.exists() && !path.is_dir()) {
-        bail!("USAGE_DIR: {} is there, and is no folder: remove it, or name another", path.display());
+    if let Some(path) = config.usage_dir.as_deref() {
+        if path.exists() && !path.is_dir() {
+            bail!("USAGE_DIR: {} is there, and is no folder: remove it, or name another", path.display());
+        }
+        let folder = if path.exists() { path.to_owned() } else { folder_of(path)? };
+        may_write("USAGE_DIR", &folder)?;
+    }
+    if let Some(path) = config.admin_socket.as_deref() {
+        may_write("ADMIN_SOCKET", &folder_of(path)?)?;
     }
     let needed = config.engine.upstream.is_none() && config.engine.kind == EngineKind::Llama;
     for model in config.engine.models.iter().filter(|_| needed) {
@@ -103,6 +114,24 @@ fn check_files(config: &Config) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What a path of the node's is made in.
+fn folder_of(path: &Path) -> io::Result<PathBuf> {
+    Ok(absolute(path)?.parent().map(Path::to_owned).unwrap_or_default())
+}
+
+/// Whether the node, if it runs as whoever asks, can make a file in `folder`; one that is not there is another matter.
+fn may_write(setting: &str, folder: &Path) -> anyhow::Result<()> {
+    let wanted = Access::WRITE_OK | Access::EXEC_OK;
+    match accessat(CWD, folder, wanted, AtFlags::EACCESS) {
+        Err(error @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) => bail!(
+            "{setting}: nothing can be written into {} ({error}): ask as the user whom the node runs as, make it that one's, or name another",
+            folder.display()
+        ),
+        // Whatever else: the start will tell.
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// A setting as it is shown.

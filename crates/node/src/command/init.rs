@@ -13,6 +13,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use directories::BaseDirs;
 use nix::unistd::User;
+use tokio::signal::unix::{SignalKind, signal};
 use toml::Value;
 
 use super::{
@@ -89,6 +90,7 @@ impl InitCommand {
         let mut settings = own_settings(&layout);
         settings.extend(to.iter().flat_map(|(_, settings)| settings.iter().cloned()));
         let text = file_text(&call.settings.all, &settings);
+        put_off_the_end()?;
         let mut made = Made::default();
         let key = write_all(&mut made, &layout, &text, to.as_ref().map(|(to, _)| to))?;
         made.keep();
@@ -142,6 +144,9 @@ impl InitCommand {
         let folder = layout.config.parent().unwrap_or(Path::new("/"));
         let text = self.key.clone().unwrap_or_else(|| folder.join("keys/node.key").display().to_string());
         let (place, setting) = match text.parse()? {
+            Place::Token(uri) if uri.pin_file.is_none() => bail!(
+                "a service cannot be asked for the token's PIN: put it into a file of mode 0600, and add pin-source=file:/PATH to the URI"
+            ),
             Place::Token(uri) => (Place::Token(uri), ("pkcs11_uri", text)),
             Place::File(path) => {
                 let path = absolute(path)?;
@@ -171,6 +176,14 @@ fn written(settings: &Settings) -> anyhow::Result<Vec<PathBuf>> {
         paths.extend(folder.map(Path::to_owned));
     }
     Ok(paths)
+}
+
+/// From here on nobody who wants this process to end has it end half-way: what has begun is soon done, or undone.
+fn put_off_the_end() -> io::Result<()> {
+    for kind in [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()] {
+        drop(signal(kind)?);
+    }
+    Ok(())
 }
 
 /// A key that the call would find and the service would not: the node would be somebody else.

@@ -4,11 +4,15 @@ use std::{
     any::TypeId,
     ffi::{OsStr, OsString},
     fmt,
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroU64, NonZeroUsize},
     path::{Path, PathBuf},
 };
 
 use clap::{
-    Arg, ArgMatches, Command, CommandFactory as _, FromArgMatches as _, error::ErrorKind, parser::ValueSource,
+    Arg, ArgMatches, Command, CommandFactory as _, FromArgMatches as _,
+    error::{ContextKind, ContextValue, ErrorKind},
+    parser::ValueSource,
 };
 
 use super::{
@@ -210,15 +214,15 @@ impl Settings {
     }
 }
 
-/// Whether somebody who typed `variable` may have meant `name`: a few letters are others, or its last word was left off or
-/// another put after it. Nobody misses a
-/// name's first letter, and SSL_CERT_FILE is somebody else's.
+/// Whether somebody who typed `variable` may have meant `name`: a few letters are others, or its last word was left off, or
+/// the end of that, or another put after it. Nobody misses a name's first letter, and SSL_CERT_FILE is somebody else's.
 fn is_slip_of(variable: &str, name: &str) -> bool {
     let letters = name.len().div_euclid(6);
     let few = variable.get(..1) == name.get(..1) && strsim::osa_distance(variable, name) <= letters;
     // TLS_CERT and REQUIRE_ENCRYPT say which setting it is, and so does LISTEN_ADDRESS; MODEL and MAX_TOKENS may be anybody's.
+    let is_word = |rest: &str| !rest.contains('_');
     let rest = name.strip_prefix(variable).or_else(|| variable.strip_prefix(name));
-    let part = rest.is_some_and(|rest| rest.matches('_').count() <= 1);
+    let part = rest.is_some_and(|rest| rest.strip_prefix('_').is_some_and(is_word) || is_word(rest));
     let tells = variable.contains('_') && variable.len() > 6 && name.contains('_');
     name.len() > 6 && (few || (tells && part))
 }
@@ -296,8 +300,29 @@ fn is_typed(matches: &ArgMatches, arg: &Arg) -> bool {
     matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine)
 }
 
-/// Says of a fault that lies below the flags where: nobody typed `--session-key-ttl-seconds`.
-fn whose_fault(error: clap::Error, program: &OsStr, below: &[Below]) -> clap::Error {
+/// What a setting takes, where the fault of its value does not say so: "invalid digit found in string".
+fn wanted(error: &clap::Error) -> Option<&'static str> {
+    let Some(ContextValue::String(said)) = error.get(ContextKind::InvalidArg) else { return None };
+    let command = built();
+    let kind = settable(&command).find(|arg| arg.to_string() == *said)?.get_value_parser().type_id();
+    if [TypeId::of::<NonZeroU32>(), TypeId::of::<NonZeroU64>(), TypeId::of::<NonZeroUsize>()]
+        .iter()
+        .any(|number| kind == *number)
+    {
+        return Some("a whole number above 0");
+    }
+    if [TypeId::of::<u16>(), TypeId::of::<u32>(), TypeId::of::<u64>(), TypeId::of::<usize>()]
+        .iter()
+        .any(|number| kind == *number)
+    {
+        return Some("a whole number");
+    }
+    (kind == TypeId::of::<SocketAddr>())
+        .then_some("an IP address and a port, as in 127.0.0.1:8080 or [::1]:8080")
+}
+
+/// Says of a fault that lies below the flags where: nobody typed `--session-key-ttl-seconds`. And of a value what it should be.
+fn whose_fault(mut error: clap::Error, program: &OsStr, below: &[Below]) -> clap::Error {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return error;
     }
@@ -306,10 +331,18 @@ fn whose_fault(error: clap::Error, program: &OsStr, below: &[Below]) -> clap::Er
         let text = error.render().to_string();
         let text = text.strip_prefix("error: ").unwrap_or(&text);
         let reason = text.split("\n\nFor more").next().unwrap_or(text).trim_end();
-        let said = format!("{}, from {}: {reason}", below.id.to_uppercase(), below.origin);
+        let wanted = wanted(&error).map(|wanted| format!("; it takes {wanted}")).unwrap_or_default();
+        let said = format!("{}, from {}: {reason}{wanted}", below.id.to_uppercase(), below.origin);
         Some(Args::command().error(error.kind(), said))
     };
-    below.iter().find_map(alone).unwrap_or(error)
+    if let Some(told) = below.iter().find_map(alone) {
+        return told;
+    }
+    if let Some(wanted) = wanted(&error) {
+        let tip = ContextValue::StyledStrs(vec![format!("it takes {wanted}").into()]);
+        error.insert(ContextKind::Suggested, tip);
+    }
+    error
 }
 
 /// `value` without what is nobody's business: a command's arguments may hold a token, an address a password.

@@ -234,9 +234,6 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         let Some((ledger, number)) = self.entered.get() else { return };
-        if let Some(ledger) = ledger.upgrade() {
-            ledger.close(*number);
-        }
         // Nobody said why: a task of it panicked, most likely.
         let (reason, duration) =
             self.end.get().copied().unwrap_or_else(|| (EndReason::Error, self.opened.elapsed()));
@@ -257,5 +254,31 @@ impl Drop for Account {
             bytes_out = self.bytes_out.load(Ordering::Relaxed),
             "Session ended"
         );
+        // After the line: a node that waits until every account is closed says next that it has stopped.
+        if let Some(ledger) = ledger.upgrade() {
+            ledger.close(*number);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_is_open_until_its_end_is_written() {
+        let ledger = Arc::new(Ledger::default());
+        let account = Arc::new(Account::new(1, "last", Client::Anonymous));
+        ledger.open(&account);
+        let open_when_said = Arc::new(Mutex::new(Vec::new()));
+        let (asked, heard) = (Arc::clone(&ledger), Arc::clone(&open_when_said));
+        let writer = move || {
+            lock(&heard).push(!asked.is_settled());
+            std::io::sink()
+        };
+        let log = tracing_subscriber::fmt().with_writer(writer).finish();
+        tracing::subscriber::with_default(log, || drop(account));
+        assert_eq!(*lock(&open_when_said), [true], "who waits for the last account has its line too");
+        assert!(ledger.is_settled());
     }
 }

@@ -307,6 +307,21 @@ fn an_answer_is_whole_only_with_its_end() {
 }
 
 #[test]
+fn an_end_says_how_many_messages_did_not_fit_and_is_silent_of_none() {
+    let end = |dropped_messages| {
+        let mut answers = Answers::default();
+        answers.expect(1);
+        answers.take(control(RecordType::Welcome, 0, &Welcome::default())).unwrap();
+        let end = encode(&End { finish_reason: "stop".into(), dropped_messages, ..End::default() });
+        let Ok(FromNode::End(_, read)) = answers.take(answer(RecordType::Event, Flags::LAST, 0, &end)) else {
+            panic!("no end: {}", String::from_utf8_lossy(&end));
+        };
+        (read.dropped_messages, String::from_utf8_lossy(&end).contains("dropped"))
+    };
+    assert_eq!((end(0), end(3)), ((0, false), (3, true)));
+}
+
+#[test]
 fn records_of_an_answer_come_in_their_order_and_as_what_they_are() {
     let fresh = || {
         let mut answers = Answers::default();

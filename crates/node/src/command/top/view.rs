@@ -30,14 +30,12 @@ impl Desk {
 
 impl Widget for &Desk {
     fn render(self, area: Rect, buffer: &mut Buffer) {
-        let parts = [
-            Constraint::Length(HEAD),
-            Constraint::Length(GAUGES),
-            Constraint::Length(MIDDLE),
-            Constraint::Min(3),
-            Constraint::Length(FOOT),
-        ];
-        let [head, gauges, middle, sessions, foot] = Layout::vertical(parts).areas(area);
+        // However little room there is: whether what is seen is true comes first.
+        let (head, below) = (HEAD.min(area.height), FOOT.min(area.height.saturating_sub(HEAD)));
+        let parts = [Constraint::Length(head), Constraint::Fill(1), Constraint::Length(below)];
+        let [head, rest, foot] = Layout::vertical(parts).areas(area);
+        let parts = [Constraint::Length(GAUGES), Constraint::Length(MIDDLE), Constraint::Min(3)];
+        let [gauges, middle, sessions] = Layout::vertical(parts).areas(rest);
         self.head(head, buffer);
         self.gauges(gauges, buffer);
         let halves = [Constraint::Percentage(50), Constraint::Percentage(25), Constraint::Percentage(25)];
@@ -84,7 +82,8 @@ impl Desk {
             ))
             .dim(),
         };
-        Paragraph::new(vec![first, second]).render(area, buffer);
+        let lines = if self.fault().is_some() { vec![second, first] } else { vec![first, second] };
+        Paragraph::new(lines).render(area, buffer);
     }
 
     fn gauges(&self, area: Rect, buffer: &mut Buffer) {
@@ -280,6 +279,19 @@ mod tests {
         for (width, height) in [(1, 1), (3, 30), (200, 2), (40, 9)] {
             let area = Rect::new(0, 0, width, height);
             desk.render(area, &mut Buffer::empty(area));
+        }
+    }
+
+    #[test]
+    fn that_the_node_is_gone_is_seen_on_the_smallest_screen() {
+        let mut desk = Desk::new(look(0, 1, 0));
+        desk.misses("no node answers".to_owned());
+        for height in [1, 2, 5, 9, 30] {
+            let area = Rect::new(0, 0, 60, height);
+            let mut buffer = Buffer::empty(area);
+            desk.render(area, &mut buffer);
+            let seen: String = buffer.content().iter().map(ratatui::buffer::Cell::symbol).collect();
+            assert!(seen.contains("what is seen is old: no node answers"), "{height}: {seen}");
         }
     }
 

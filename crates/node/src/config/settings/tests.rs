@@ -74,6 +74,22 @@ fn a_wrong_value_is_told_with_the_place_where_it_stands() {
 }
 
 #[test]
+fn a_wrong_value_is_told_with_what_would_be_right() {
+    let place = Place::new("");
+    for (name, value, wanted) in [
+        ("max-sessions", "many", "it takes a whole number above 0"),
+        ("max-sessions", "0", "it takes a whole number above 0"),
+        ("chain-id", "0x1", "it takes a whole number"),
+        ("listen-addr", "localhost", "it takes an IP address and a port, as in 127.0.0.1:8080"),
+    ] {
+        let flag = place.read(&[&format!("--{name}={value}")], &[], "").unwrap_err();
+        let variable = name.to_uppercase().replace('-', "_");
+        let below = place.read(&[], &[(&variable, value)], "").unwrap_err();
+        assert!(flag.contains(wanted) && below.contains(wanted), "{flag}{below}");
+    }
+}
+
+#[test]
 fn a_file_is_named_by_a_flag_before_the_environment_and_empty_is_none() {
     let (place, other) = (Place::new("max_sessions = 1"), Place::new("max_sessions = 2"));
     let sessions =
@@ -128,6 +144,8 @@ fn a_variable_that_is_nearly_a_setting_is_told() {
         "SERVER_TIMEOUT_SECONDS",
         "MODEL_HASH",
         "RUST_LIB",
+        "MODEL_ID",
+        "ENGINE_ID",
     ];
     let strays: Vec<String> =
         settings.strays(variables.into_iter()).into_iter().map(|stray| stray.meant).collect();
