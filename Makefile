@@ -35,14 +35,14 @@ build: bootstrap page ## release binaries: target/release/fabstir-llm-node and f
 check: ## formatting and lints
 	@$(RUN) cargo fmt --all --check && cargo clippy --workspace --all-targets -- -D warnings
 
-fmt: ## format
-	cargo fmt --all
+fmt: bootstrap ## format
+	@$(RUN) cargo fmt --all
 
 defences: bootstrap ## take each defence out in a copy and see its test fail
 	@$(RUN) scripts/defences.sh --all
 
-vectors: ## write vectors/ anew; a difference is a change of the protocol
-	UPDATE_VECTORS=1 cargo test -p fabstir-protocol --test vectors
+vectors: bootstrap ## write vectors/ anew; a difference is a change of the protocol
+	@$(RUN) UPDATE_VECTORS=1 cargo test -p fabstir-protocol --test vectors
 
 documents: bootstrap ## write docs/openapi.json and docs/asyncapi.json anew from the types
 	@$(RUN) UPDATE_DOCS=1 cargo test -p fabstir-protocol --features schema --test schema

@@ -17,6 +17,7 @@ has_libclang() {
 }
 has_pip() { has python3 && python3 -m pip --version >/dev/null 2>&1 && python3 -c 'import ensurepip' >/dev/null 2>&1; }
 has_node() { has npm && has node && node -e 'process.exit(+process.versions.node.split(".")[0] < 20 ? 1 : 0)' 2>/dev/null; }
+[ ! -f "$HOME/.cargo/env" ] || . "$HOME/.cargo/env"
 tools=target/tools
 has_tool() { has "$1" || [ -x "$tools/bin/$1" ]; }
 has_tools_libclang() { compgen -G "$tools/lib/python3*/site-packages/clang/native/libclang*" >/dev/null; }
@@ -67,8 +68,14 @@ compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" >/dev/null || packages+=(fak
 if [ "${#packages[@]}" -gt 0 ] && [ "$(id -u)" -eq 0 ] && has apt-get; then
     say "installing ${packages[*]} ..."
     export DEBIAN_FRONTEND=noninteractive
+    # What is installed to be tested with is started by the test, and by nobody else (invoke-rc.d(8)).
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+        printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d
+    fi
     apt-get update -qq >&2 || say "apt-get update failed; trying with what is known"
     apt-get install -y -qq --no-install-recommends "${packages[@]}" >&2 || fail "apt-get could not install ${packages[*]}"
+    [ -z "$(trap -p EXIT)" ] || { rm -f /usr/sbin/policy-rc.d && trap - EXIT; }
 fi
 
 # Without root: what wheels cannot bring is named, all of it at once.
@@ -77,8 +84,10 @@ for tool in c++ make curl openssl patch python3; do has "$tool" || missing+=("$t
 has_pip || missing+=("python3's pip and venv")
 [ "${#missing[@]}" -eq 0 ] || fail "these are missing: ${missing[*]}; ask an administrator to run:
     apt-get install build-essential curl ca-certificates openssl patch python3-pip python3-venv"
+for tool in softhsm2-util tmux; do
+    has "$tool" || say "$tool is missing: \`make test\` needs it, and a browser (apt-get install softhsm2 tmux chromium)"
+done
 
-[ -f "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"
 if ! has cargo; then
     say "installing Rust with rustup ..."
     curl --proto '=https' --tlsv1.2 -fsS https://sh.rustup.rs | sh -s -- -y --profile minimal -c rustfmt -c clippy >&2 \

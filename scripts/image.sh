@@ -9,7 +9,7 @@ fail() { echo "image: $*" >&2; exit 1; }
 [ "$(id -u)" = 0 ] || fail "an image whose files belong to others is root's to make: run this as root"
 command -v buildah >/dev/null || fail "buildah is missing (WITH_IMAGE=1 scripts/bootstrap.sh)"
 [ -n "${BUILT:-}" ] || cargo build --release --locked -p fabstir-llm-node
-binary=target/release/fabstir-llm-node
+binary=${CARGO_TARGET_DIR:-target}/release/fabstir-llm-node
 name=fabstir-llm-node
 export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=vfs
 version=$("$binary" --version | awk '{print $2}')

@@ -4,6 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
+# Where the binaries are is written into the packages' manifests.
+unset CARGO_TARGET_DIR
 
 fail() { echo "package: $*" >&2; exit 1; }
 out=target/package
@@ -72,6 +74,7 @@ check "the node's package has no unit" holds "$node" ./usr/lib/systemd/system/fa
 check "the node's package brings a page of the other's" bash -c '! grep -q "man1/fabstir\.1\|man1/fabstir-ask" <<<"$1"' - "$node"
 
 if [ -n "${INSTALL:-}" ]; then
+    ! dpkg-query -W -f '${db:Status-Status}\n' fabstir-llm-node fabstir 2>/dev/null | grep -qx installed || fail "a package of it is installed here, and INSTALL=1 would purge it: remove it first, or leave INSTALL out"
     apt-get install -y -qq --no-install-recommends "$PWD/$out/"*.deb
     check "the installed node does not run" /usr/bin/fabstir-llm-node --version
     check "there is no user fabstir" getent passwd fabstir

@@ -25,7 +25,7 @@ blocks() {
     awk -v kind="\`\`\`$1" '/^## /{ here = ($0 == "## From an empty server") } here && $0 == kind { block = 1; next } /^```$/{ block = 0 } here && block' docs/operating.md
 }
 page() {
-    blocks sh | sed -e "s#^ETC=.*#ETC=$folder#" -e "s#^OWNER=.*#OWNER=$(id -un)#" -e "s#8443#$port#g" -e "s#9464#$metrics#g"
+    blocks sh | sed -e "s#^ETC=.*#ETC=$folder#" -e "s#^OWNER=.*#OWNER=$(id -un)#" -e "s#^MODEL=.*#MODEL=$model#" -e "s#8443#$port#g" -e "s#9464#$metrics#g"
 }
 [ "$(page | wc -l)" -gt 40 ] || { echo "docs/operating.md has no such section" >&2; exit 1; }
 {
@@ -36,9 +36,9 @@ page() {
     page | sed -e "s#^NODE=.*#&; echo \$NODE > $folder/pid#"
     echo 'echo "== every command did what the page says"'
 } >"$folder/commands"
-export MODEL_PATH=$model XDG_CONFIG_HOME=$folder/home HOME=$folder/home
+export XDG_CONFIG_HOME=$folder/home HOME=$folder/home
 # Nothing of the caller's own.
-unset CONFIG_FILE HOST_PRIVATE_KEY HOST_PRIVATE_KEY_FILE LISTEN_ADDR 2>/dev/null || true
+unset CONFIG_FILE HOST_PRIVATE_KEY HOST_PRIVATE_KEY_FILE LISTEN_ADDR MODEL MODELS MODEL_PATH 2>/dev/null || true
 echo "not run, for machines with systemd:" && blocks console | sed 's/^/    /'
 blocks yaml >"$folder/prometheus.yml"
 if command -v promtool >/dev/null; then promtool check config "$folder/prometheus.yml"; else echo "not checked, promtool is not here: prometheus.yml"; fi

@@ -121,11 +121,6 @@ impl LockedKey {
     pub fn expose(&self) -> &[u8; 32] {
         self.page.bytes()
     }
-
-    /// Whether it may be swapped out: the system's limit of locked memory is used up.
-    pub fn may_be_swapped(&self) -> bool {
-        self.page.kind == Kind::Unlocked
-    }
 }
 
 impl KeyCustody for LockedKey {

@@ -1,12 +1,18 @@
-//! The log. Goes to stdout, as the specification's own commands expect; without colour off a terminal.
+//! The log. Goes to stdout, as the specification's own commands expect; without colour off a terminal, and with sd-daemon(3)'s
+//! mark of its level to systemd's journal.
 
-use std::io::IsTerminal as _;
+use std::{
+    env,
+    io::{self, IsTerminal as _, Write},
+    os::fd::AsFd,
+};
 
 use strsim::osa_distance;
-use tracing::Level;
+use tracing::{Level, Metadata};
 use tracing_subscriber::{
     EnvFilter, Layer as _,
     filter::{LevelFilter, ParseError, filter_fn},
+    fmt::{MakeWriter, writer::BoxMakeWriter},
     layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
 };
@@ -80,14 +86,71 @@ pub fn check(config: &Config) -> Result<(), InvalidFilter> {
     filter(&config.rust_log).map(|_| ())
 }
 
+/// What begins a line about a fault in systemd's journal, so that `journalctl -p err` shows it; nothing elsewhere.
+pub fn mark_of_a_fault(stream: impl AsFd) -> &'static str {
+    if is_the_journal(stream) { mark(Level::ERROR) } else { "" }
+}
+
+/// Whether what is written there is systemd's to keep: systemd says of which stream (JOURNAL_STREAM, systemd.exec(5)).
+fn is_the_journal(stream: impl AsFd) -> bool {
+    let Ok(named) = env::var("JOURNAL_STREAM") else { return false };
+    rustix::fs::fstat(stream).is_ok_and(|about| named == format!("{}:{}", about.st_dev, about.st_ino))
+}
+
+/// syslog's number of a level, as sd-daemon(3) writes it.
+fn mark(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "<3>",
+        Level::WARN => "<4>",
+        Level::INFO => "<6>",
+        Level::DEBUG | Level::TRACE => "<7>",
+    }
+}
+
+/// Standard output, each line under its level's mark.
+struct Journal;
+
+/// A line for it.
+struct Marked(&'static str);
+
+impl<'a> MakeWriter<'a> for Journal {
+    type Writer = Marked;
+
+    fn make_writer(&'a self) -> Marked {
+        Marked(mark(Level::INFO))
+    }
+
+    fn make_writer_for(&'a self, about: &Metadata<'_>) -> Marked {
+        Marked(mark(*about.level()))
+    }
+}
+
+impl Write for Marked {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        // In one piece: what other threads write stands before or behind it.
+        io::stdout().lock().write_all(&[self.0.as_bytes(), line].concat())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
+    }
+}
+
 /// Starts logging.
 ///
 /// # Errors
 /// Where `RUST_LOG` cannot be read.
 pub fn start(config: &Config) -> Result<(), InvalidFilter> {
-    let colour = std::io::stdout().is_terminal();
+    let colour = io::stdout().is_terminal();
+    let writer = if is_the_journal(io::stdout()) {
+        BoxMakeWriter::new(Journal)
+    } else {
+        BoxMakeWriter::new(io::stdout)
+    };
     // Where the log's reader has gone, the complaint about it would go the same way, and panic.
-    let lines = tracing_subscriber::fmt::layer().with_ansi(colour).log_internal_errors(false);
+    let lines =
+        tracing_subscriber::fmt::layer().with_ansi(colour).log_internal_errors(false).with_writer(writer);
     let lines = match config.log_format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),

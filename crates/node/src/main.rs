@@ -56,7 +56,8 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::FAILURE,
         Err(error) => {
             // One line for whoever has to act on it: where in the program it arose is of no use to them.
-            let _ = writeln!(std::io::stderr(), "Error: {}", sentence(&error));
+            let mark = logging::mark_of_a_fault(std::io::stderr());
+            let _ = writeln!(std::io::stderr(), "{mark}Error: {}", sentence(&error));
             ExitCode::FAILURE
         }
     }

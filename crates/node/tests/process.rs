@@ -14,9 +14,9 @@ mod support;
 
 use std::{
     ffi::OsStr,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _},
     os::unix::ffi::OsStrExt as _,
-    process::Stdio,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -26,7 +26,7 @@ use fabstir_protocol::{
     v1::{ClientSession, Dialect},
 };
 use serde_json::{Value, json};
-use spawned::{BINARY, NodeProcess, base64_forms, forms, fresh_key, node_in};
+use spawned::{BINARY, NodeProcess, base64_forms, forms, fresh_key, node_in, pass_on_coverage};
 use support::{edit, message_frame, rng, wallet};
 
 /// Fails unless the key of `session` is in the node's memory.
@@ -310,7 +310,7 @@ async fn a_json_log_is_json_line_by_line() {
 #[test]
 #[expect(clippy::too_many_lines, reason = "a line for each setting")]
 fn help_names_every_environment_setting() {
-    let output = std::process::Command::new(BINARY).arg("--help").env_clear().output().unwrap();
+    let output = Command::new(BINARY).arg("--help").env_clear().output().unwrap();
     assert!(output.status.success());
     let help = String::from_utf8(output.stdout).unwrap();
     for setting in [
@@ -372,4 +372,40 @@ fn help_names_every_environment_setting() {
     }
     assert!(help.contains("--listen-addr is LISTEN_ADDR"), "{help}");
     assert!(help.contains("HOST_PRIVATE_KEY") && !help.contains("--host-private-key "), "{help}");
+}
+
+/// systemd's journal keeps each line's level where the line says it, and says itself which stream it reads.
+#[test]
+fn the_journal_is_told_how_bad_a_line_is_and_nobody_else() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let said = |journal: bool| {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let about = rustix::fs::fstat(&writer).unwrap();
+        let mut node = Command::new(BINARY);
+        node.args(["--engine", "echo", "--listen-addr", &address]).env_clear().current_dir("/");
+        node.env("LISTEN_ADRR", "x").stdout(writer.try_clone().unwrap()).stderr(writer);
+        if journal {
+            node.env("JOURNAL_STREAM", format!("{}:{}", about.st_dev, about.st_ino));
+        }
+        pass_on_coverage(&mut node);
+        let mut child = node.spawn().unwrap();
+        // It holds the pipe's other end.
+        drop(node);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert!(!child.wait().unwrap().success(), "{text}");
+        text
+    };
+    let told = said(true);
+    let begins =
+        |mark: &str, word: &str| told.lines().any(|line| line.starts_with(mark) && line.contains(word));
+    assert!(begins("<4>", "did you mean LISTEN_ADDR?"), "{told}");
+    assert!(begins("<3>Error: ", &address), "{told}");
+    assert!(told.lines().all(|line| line.starts_with('<')), "{told}");
+    let told = said(false);
+    assert!(
+        told.contains("did you mean LISTEN_ADDR?") && !told.contains("<4>") && !told.contains("<3>"),
+        "{told}"
+    );
 }

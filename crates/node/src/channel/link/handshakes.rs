@@ -241,6 +241,7 @@ impl Link {
         metrics::handshake(Some(hit.code));
         metrics::refused(hit.code);
         audit::refused(hit.code, 2, self.peer);
+        tracing::debug!(code = hit.code.as_str(), peer = %self.peer, "session refused");
         let fault: WireFault = wire_hit(hit);
         if let Ok(frame) = sealer.seal(RecordType::Error, Flags::LAST, 0, 0, &encode(&fault)) {
             send(out, frame).await;
