@@ -19,7 +19,8 @@ HEAD = """# Mutants
 
 `make mutants` changes the protocol crate in one small place at a time (cargo-mutants {tool}: another operator, another
 value returned, a branch gone) and runs the crate's tests. A change that no test notices is a test that is missing, or
-a change that changes nothing: docs/mutants/explained.txt says which, and the script fails where it does not.
+a change that changes nothing: docs/mutants/explained.txt says which, and the script fails where it does not. Where a test was missing,
+the mutant counts as a survivor until its part is run again at a commit that has the test.
 
 Tests: the unit tests, codes, vectors, properties, pair, secrets, schema, fuzz (its corpus) and v2. Wycheproof's vectors, every
 flipped bit and the independent second implementation are not among them, so what survives here may be caught there.

@@ -11,12 +11,7 @@ cd "$(dirname "$0")/.."
 
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 suite=$target/python-kosoku
-pin=kosoku==0.1.0
-if [ "$(cat "$suite/pin" 2>/dev/null)" != "$pin" ]; then
-    python3 -m venv --clear "$suite"
-    "$suite/bin/pip" -q --disable-pip-version-check install "$pin" >&2
-    echo "$pin" >"$suite/pin"
-fi
+scripts/venv.sh "$suite" kosoku==0.1.0
 
 flags=()
 if [ -n "${SHORT:-}" ]; then

@@ -12,12 +12,7 @@ bin=$(realpath -m "${CARGO_TARGET_DIR:-target}")/debug
 bin=$(realpath -m "${CARGO_TARGET_DIR:-target}")/debug
 
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")/python-kubernetes
-pin=kubernetes-validate==1.37.0
-if [ "$(cat "$target/pin" 2>/dev/null)" != "$pin" ]; then
-    python3 -m venv --clear "$target"
-    "$target/bin/pip" -q --disable-pip-version-check install "$pin" >&2
-    echo "$pin" >"$target/pin"
-fi
+scripts/venv.sh "$target" kubernetes-validate==1.37.0
 check "Kubernetes' schemas" '"$target/bin/kubernetes-validate" --strict deploy/kubernetes/node.yaml'
 
 # What the manifest names, out of the manifest.

@@ -9,12 +9,7 @@ promtool check rules deploy/prometheus/alerts.yml
 (cd deploy/prometheus && promtool test rules alerts.test.yml)
 
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")/python-grafana
-pin=grafana-foundation-sdk==1769699998!10.1.0
-if [ "$(cat "$target/pin" 2>/dev/null)" != "$pin" ]; then
-    python3 -m venv --clear "$target"
-    "$target/bin/pip" -q --disable-pip-version-check install "$pin" >&2
-    echo "$pin" >"$target/pin"
-fi
+scripts/venv.sh "$target" 'grafana-foundation-sdk==1769699998!10.1.0'
 "$target/bin/python" - deploy/grafana/fabstir.json <<'EOF'
 import json, sys
 from grafana_foundation_sdk.cog.encoder import JSONEncoder

@@ -19,13 +19,7 @@ fi
 
 root=$PWD
 tools=$root/target/openapi
-pins="schemathesis==4.32.5 openapi-spec-validator==0.9.0"
-if [ "$(cat "$tools/pins" 2>/dev/null)" != "$pins" ]; then
-    python3 -m venv --clear "$tools"
-    # shellcheck disable=SC2086 # words
-    "$tools/bin/pip" -q --disable-pip-version-check install $pins >&2
-    echo "$pins" >"$tools/pins"
-fi
+scripts/venv.sh "$tools" schemathesis==4.32.5 openapi-spec-validator==0.9.0
 "$tools/bin/openapi-spec-validator" docs/openapi.json >&2
 
 work=$(mktemp -d)

@@ -7,13 +7,7 @@ cd "$(dirname "$0")/.."
 python=target/proxy-clients
 clients=examples/proxy-clients
 [ -x "$bin/fabstir" ] && [ -x "$bin/fabstir-llm-node" ] || cargo build --release --locked -p fabstir-llm-node -p fabstir-cli
-if ! cmp -s "$clients/requirements.txt" "$python/requirements.txt"; then
-    echo "installing $(tr '\n' ' ' <"$clients/requirements.txt")..." >&2
-    rm -rf "$python"
-    python3 -m venv "$python"
-    "$python/bin/pip" -q --disable-pip-version-check install -r "$clients/requirements.txt"
-    cp "$clients/requirements.txt" "$python/requirements.txt"
-fi
+scripts/venv.sh "$python" -r "$clients/requirements.txt"
 
 export XDG_CONFIG_HOME="$work"
 model=$(scripts/fetch-model.sh)

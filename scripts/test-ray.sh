@@ -9,11 +9,7 @@ cd "$(dirname "$0")/.."
 server=$(scripts/peer.sh)
 model=$(scripts/fetch-model.sh)
 ray=target/ray
-if [ ! -x "$ray/bin/ray" ]; then
-    echo "== installing Ray (once)" >&2
-    python3 -m venv "$ray"
-    "$ray/bin/pip" -q --disable-pip-version-check install -r examples/ray-serve/requirements.txt
-fi
+scripts/venv.sh "$ray" -r examples/ray-serve/requirements.txt
 cargo build --release --locked --package fabstir-llm-node --package fabstir-cli
 
 port=$(free_port)

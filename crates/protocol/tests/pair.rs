@@ -584,6 +584,21 @@ fn an_init_without_a_timestamp_can_be_replayed_once_its_entry_has_expired() {
 }
 
 #[test]
+fn a_memory_holds_each_init_that_was_taken() {
+    let mut pair = Start::default().pair();
+    pair.node.memory =
+        InitMemory::new(ProcessSecret::random(&mut pair.rng), InitMemoryLimits::standard(3600));
+    assert!(pair.node.memory.is_empty());
+    for taken in 0..3 {
+        assert_eq!(pair.node.memory.len(), taken);
+        let (init, _) = Start::default().init(&mut pair.rng);
+        pair.receive(&init).unwrap();
+        assert!(!pair.node.memory.is_empty());
+    }
+    assert_eq!(pair.node.memory.len(), 3);
+}
+
+#[test]
 fn a_full_memory_refuses_new_inits_and_leaves_open_sessions_alone() {
     let mut pair = Pair::established();
     let limits = InitMemoryLimits { total: 0, ..InitMemoryLimits::standard(3600) };

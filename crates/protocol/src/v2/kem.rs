@@ -135,3 +135,29 @@ fn is_reduced(key: &[u8; ENCAPSULATION_KEY_LEN]) -> bool {
         low < Q && high < Q
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// AWS-LC looks for itself, and so would hide what is wrong here.
+    #[test]
+    fn a_key_is_reduced_if_each_coefficient_of_it_is() {
+        let with = |at: usize, three: [u8; 3]| {
+            let mut key = [0; ENCAPSULATION_KEY_LEN];
+            key[at..at + 3].copy_from_slice(&three);
+            key
+        };
+        // 3328 is 0xd00, 3329 is 0xd01, and 0xe00 is above either in its upper bits alone.
+        for at in [0, 576, ENCAPSULATION_KEY_LEN - 35] {
+            for three in [[0, 0, 0], [0x00, 0x0d, 0xd0], [0xff, 0x0c, 0x00], [0x00, 0xf0, 0xcf]] {
+                assert!(is_reduced(&with(at, three)), "{three:x?} at {at}");
+            }
+            for three in [[0x01, 0x0d, 0x00], [0x00, 0x0e, 0x00], [0x00, 0x10, 0xd0], [0x00, 0x00, 0xe0]] {
+                assert!(!is_reduced(&with(at, three)), "{three:x?} at {at}");
+            }
+        }
+        // The seed is no coefficient.
+        assert!(is_reduced(&with(ENCAPSULATION_KEY_LEN - 3, [0xff; 3])));
+    }
+}

@@ -7,7 +7,7 @@ use fabstir_protocol::{
     v2::{
         Advertisement, AdvertisementError, AwaitingM2, AwaitingR2, AwsLc, CertificateError, Claim,
         ClientIdentity, Flags, M1, NodeChannelKey, NodeKeyRotation, R1, Received, RecordType, Resume, Shape,
-        SignedDelegation, Welcome,
+        SignedChannelKey, SignedDelegation, Welcome,
     },
 };
 
@@ -210,6 +210,42 @@ fn a_time_that_json_cannot_hold_is_no_time() {
     // The largest that it can hold is one, if one that is far away.
     assert_eq!(verify(NodeChannelKey { not_before: BEYOND - 1, ..made() }), Err(CertificateError::Time));
     assert_eq!(verify(NodeChannelKey { not_after: BEYOND - 1, ..made() }), Err(CertificateError::TooLong));
+    let next = PrivateKey::random(&mut rng()).address();
+    let rotation = |not_before| {
+        let made = NodeKeyRotation { from: node.address(), to: next, not_before };
+        let signature = node.identity.sign(&made.digest(CHAIN)).unwrap();
+        made.with_signature(signature).verify(node.address(), CHAIN, NOW)
+    };
+    assert_eq!(rotation(NOW), Ok(next));
+    assert_eq!(rotation(BEYOND), Err(CertificateError::Malformed));
+    assert_eq!(rotation(BEYOND - 1), Err(CertificateError::Time));
+}
+
+#[test]
+fn who_waits_for_an_answer_is_printed_by_name_alone() {
+    let (node, client) = (Node::new(), Client::new());
+    let (m1, waiting) = AwaitingM2::<AwsLc>::start(&node.verified(), &mut rng()).unwrap();
+    assert_eq!(format!("{waiting:?}"), "AwaitingM2(..)");
+    let opened = M1::read(&m1).unwrap().open(&node.channel, &node.prologue()).unwrap();
+    assert!(format!("{opened:?}").starts_with("OpenedM1"), "{opened:?}");
+    let (ours, theirs) = channels(&node, &client.identity(&node), &hello());
+    let (r1, waiting) = AwaitingR2::start(ours.ticket, &Resume::default(), &mut rng()).unwrap();
+    assert_eq!(format!("{waiting:?}"), "AwaitingR2(..)");
+    let opened = R1::read(&r1).unwrap().open(&theirs.channel.ticket).unwrap();
+    assert!(format!("{opened:?}").starts_with("OpenedR1"), "{opened:?}");
+}
+
+#[test]
+fn who_writes_hex_in_capitals_is_told_what_was_expected() {
+    let certificate = Node::new().certify(NodeChannelKey::made_at(NOW, Node::new().channel.public_key(), 1));
+    let mut json = serde_json::to_value(certificate).unwrap();
+    for (field, what) in [("publicKey", "a public key"), ("signature", "a signature")] {
+        let written = json[field].take();
+        json[field] = written.as_str().unwrap().to_uppercase().into();
+        let refused = serde_json::from_value::<SignedChannelKey>(json.clone()).unwrap_err().to_string();
+        assert!(refused.contains(&format!("{what} in lower-case hex was expected")), "{refused}");
+        json[field] = written;
+    }
 }
 
 #[test]

@@ -42,6 +42,13 @@ fn neither_implementation_takes_a_key_that_is_not_reduced() {
     assert!(Portable::encapsulate(&most, &mut rng()).is_ok(), "the largest that is reduced");
 }
 
+#[test]
+fn what_is_secret_of_it_is_printed_by_name_alone() {
+    let (key, public) = AwsLc::generate(&mut rng()).unwrap();
+    let (_, secret) = AwsLc::encapsulate(&public, &mut rng()).unwrap();
+    assert_eq!(format!("{key:?} {secret:?}"), "AwsLcKey(..) KemSecret(..)");
+}
+
 /// Two coefficients stand in three bytes, the low bits first.
 fn with_coefficient(key: &[u8; ENCAPSULATION_KEY_LEN], at: usize, value: u16) -> [u8; ENCAPSULATION_KEY_LEN] {
     let mut bent = *key;

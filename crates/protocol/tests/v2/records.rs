@@ -1,8 +1,8 @@
 //! Records: their order, their padding, their keys, and the sessions made of them.
 
 use fabstir_protocol::v2::{
-    Ack, Answers, Cancel, Direction, End, Flags, FromClient, FromNode, MAX_BODY, Opener, REKEY_RECORDS,
-    Received, Record, RecordType, Requests, Sealer, Shape, Sid, Welcome, encode,
+    Ack, Answers, Cancel, Direction, End, Fault, Flags, FromClient, FromNode, MAX_BODY, Opener,
+    REKEY_RECORDS, Received, Record, RecordType, Requests, Sealer, Shape, Sid, Welcome, encode,
 };
 use proptest::prelude::*;
 
@@ -319,6 +319,42 @@ fn an_end_says_how_many_messages_did_not_fit_and_is_silent_of_none() {
         (read.dropped_messages, String::from_utf8_lossy(&end).contains("dropped"))
     };
     assert_eq!((end(0), end(3)), ((0, false), (3, true)));
+}
+
+#[test]
+fn a_fault_says_when_to_try_again_where_that_is_known() {
+    for retry_after_ms in [None, Some(1500)] {
+        let fault = Fault { code: "RATE_LIMITED".into(), retry_after_ms, ..Fault::default() };
+        let told = encode(&fault);
+        assert_eq!(serde_json::from_slice::<Fault>(&told).unwrap(), fault);
+        assert_eq!(String::from_utf8_lossy(&told).contains("retry_after_ms"), retry_after_ms.is_some());
+    }
+    assert!(
+        serde_json::from_str::<Fault>(r#"{"code":"X","message":"","retry_after_ms":9007199254740992}"#)
+            .is_err()
+    );
+}
+
+#[test]
+fn a_shape_is_named_as_it_is_written() {
+    for (shape, name) in [(Shape::Off, "off"), (Shape::Bucket, "bucket")] {
+        assert_eq!(shape.as_str(), name);
+        assert_eq!(serde_json::to_value(shape).unwrap(), name);
+    }
+}
+
+/// As many requests as a node remembers are known of at most, after the connection was lost.
+#[test]
+fn no_more_requests_come_again_than_are_remembered() {
+    const MOST: u32 = 65_536;
+    let mut requests = Requests::new(usize::MAX);
+    assert!(requests.take(request(MOST + 3, 0, true, b"n")).is_ok());
+    requests.resume(2..=MOST);
+    assert!(
+        requests.take(request(1, 0, true, b"n")).is_ok(),
+        "one more is known of: as many as there may be"
+    );
+    assert!(requests.take(request(MOST + 1, 0, true, b"n")).is_err(), "and none beyond them");
 }
 
 #[test]
