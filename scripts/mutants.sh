@@ -2,7 +2,7 @@
 # Changes the protocol crate in one small place at a time and expects its tests to fail (cargo-mutants): what survives is
 # either explained in docs/mutants/explained.txt or a test that is missing, and ends the script with 1.
 #
-#   scripts/mutants.sh           all of them: two hours on two cores, in two lanes
+#   scripts/mutants.sh           all of them; hours
 #   PART=3/40 scripts/mutants.sh every fortieth from the third (counted from 0): a sample of all files
 #   LANE=2 PART=4/40 ...         the same beside another call: each lane has a tree and a build of its own
 #

@@ -74,7 +74,9 @@ check "the node's package has no unit" holds "$node" ./usr/lib/systemd/system/fa
 check "the node's package brings a page of the other's" bash -c '! grep -q "man1/fabstir\.1\|man1/fabstir-ask" <<<"$1"' - "$node"
 
 if [ -n "${INSTALL:-}" ]; then
-    ! dpkg-query -W -f '${db:Status-Status}\n' fabstir-llm-node fabstir 2>/dev/null | grep -qx installed || fail "a package of it is installed here, and INSTALL=1 would purge it: remove it first, or leave INSTALL out"
+    # Ends with 1 where one of the two is unknown.
+    here=$(dpkg-query -W -f '${db:Status-Status}\n' fabstir-llm-node fabstir 2>/dev/null || true)
+    ! grep -qx installed <<<"$here" || fail "a package of it is installed here, and INSTALL=1 would purge it: remove it first, or leave INSTALL out"
     apt-get install -y -qq --no-install-recommends "$PWD/$out/"*.deb
     check "the installed node does not run" /usr/bin/fabstir-llm-node --version
     check "there is no user fabstir" getent passwd fabstir

@@ -305,20 +305,21 @@ fn wanted(error: &clap::Error) -> Option<&'static str> {
     let Some(ContextValue::String(said)) = error.get(ContextKind::InvalidArg) else { return None };
     let command = built();
     let kind = settable(&command).find(|arg| arg.to_string() == *said)?.get_value_parser().type_id();
-    if [TypeId::of::<NonZeroU32>(), TypeId::of::<NonZeroU64>(), TypeId::of::<NonZeroUsize>()]
-        .iter()
-        .any(|number| kind == *number)
-    {
-        return Some("a whole number above 0");
+    let is_one_of = |kinds: &[TypeId]| kinds.iter().any(|one| kind == *one);
+    if is_one_of(&[TypeId::of::<NonZeroU32>(), TypeId::of::<NonZeroU64>(), TypeId::of::<NonZeroUsize>()]) {
+        Some("a whole number above 0")
+    } else if is_one_of(&[
+        TypeId::of::<u16>(),
+        TypeId::of::<u32>(),
+        TypeId::of::<u64>(),
+        TypeId::of::<usize>(),
+    ]) {
+        Some("a whole number")
+    } else if is_one_of(&[TypeId::of::<SocketAddr>()]) {
+        Some("an IP address and a port, as in 127.0.0.1:8080 or [::1]:8080")
+    } else {
+        None
     }
-    if [TypeId::of::<u16>(), TypeId::of::<u32>(), TypeId::of::<u64>(), TypeId::of::<usize>()]
-        .iter()
-        .any(|number| kind == *number)
-    {
-        return Some("a whole number");
-    }
-    (kind == TypeId::of::<SocketAddr>())
-        .then_some("an IP address and a port, as in 127.0.0.1:8080 or [::1]:8080")
 }
 
 /// Says of a fault that lies below the flags where: nobody typed `--session-key-ttl-seconds`. And of a value what it should be.
