@@ -1,6 +1,8 @@
 //! BOLT-8's published handshake (appendix A of that document), byte for byte, through the same state machine: its
 //! name, its Diffie-Hellman, no pre-shared key, and a version byte before each act.
 
+use sha2::{Digest as _, Sha256};
+
 use super::*;
 
 /// BOLT-8 takes the SHA-256 of the compressed point.
