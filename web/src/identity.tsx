@@ -3,7 +3,8 @@
 import { checksum } from '@fabstir/sdk';
 import { useState } from 'preact/hooks';
 import { Aside } from './aside.js';
-import type { Pin, Talk } from './talk.js';
+import type { Pin } from './state.js';
+import type { Talk } from './talk.js';
 import { wallets } from './wallets.js';
 
 const PINS: Record<Pin, string> = {

@@ -3,7 +3,8 @@
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 import { Icon } from './icons.js';
 import { render } from './markdown.js';
-import type { Conversation, Message, Talk } from './talk.js';
+import type { Conversation, Message } from './state.js';
+import type { Talk } from './talk.js';
 
 export function Messages({ talk, conversation }: { talk: Talk; conversation: Conversation }) {
   const list = useRef<HTMLDivElement>(null);

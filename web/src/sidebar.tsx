@@ -2,7 +2,8 @@
 
 import { useState } from 'preact/hooks';
 import { Icon } from './icons.js';
-import type { State, Talk } from './talk.js';
+import type { State } from './state.js';
+import type { Talk } from './talk.js';
 import { forget, isPossible } from './vault.js';
 
 export function Sidebar({

@@ -6,86 +6,18 @@ import {
   type Capture,
   ConnectError,
   connect,
-  FabstirError,
-  IdentityError,
-  type Model,
+  type FabstirError,
   parseAddress,
   Refused,
   type Session,
-  type Shape,
   safetyWords,
-  Truncated,
 } from '@fabstir/sdk';
 import { wordlist } from '@scure/bip39/wordlists/english.js';
+import { ended, problemOf, sentence } from './problem.js';
+import type { Conversation, Frame, Message, Pin, State, Who } from './state.js';
 import { Store } from './store.js';
 import { isThere, onOthers, Vault } from './vault.js';
 import type { Found } from './wallets.js';
-
-/** Where the pin comes from, from the best to the least. */
-export type Pin = 'proxy' | 'link' | 'compared' | 'unknown';
-
-export interface Who {
-  address: Address;
-  words: string;
-  pin: Pin;
-  servedBy: 'node' | 'proxy';
-}
-
-export interface Message {
-  role: 'user' | 'assistant';
-  text: string;
-  reasoning?: string;
-  state: 'streaming' | 'done' | 'stopped' | 'failed';
-  /** Why it failed, for a person. */
-  problem?: string;
-  tokens?: number;
-  /** How a record of it travelled. */
-  wire?: string;
-}
-
-export interface Conversation {
-  id: string;
-  title: string;
-  messages: Message[];
-}
-
-/** A frame as it travels. */
-export interface Frame {
-  at: number;
-  direction: 'sent' | 'received';
-  what: string;
-  length: number;
-  shown: string;
-}
-
-export interface Problem {
-  title: string;
-  text: string;
-  /** Who is there instead of who was expected. */
-  shown?: { expected: Address; found: Address };
-  mayRetry: boolean;
-}
-
-export interface State {
-  phase: 'connecting' | 'open' | 'lost' | 'ended';
-  problem: Problem | undefined;
-  who: Who | undefined;
-  shape: Shape | undefined;
-  models: Model[];
-  model: string | undefined;
-  wallet: string | undefined;
-  /** The wallet that is being asked. */
-  asking: string | undefined;
-  system: string;
-  temperature: number;
-  longest: number;
-  conversations: Conversation[];
-  current: string;
-  frames: Frame[];
-  keeping: 'no' | 'locked' | 'yes';
-  /** Read out by screen readers. */
-  announcement: string;
-}
 
 const MOST_FRAMES = 400;
 const SHOWN_BYTES = 20;
@@ -402,35 +334,4 @@ function pinned(servedBy: Who['servedBy'], own: Address): { address: Address; fr
   const kept = localStorage.getItem(PIN);
   if (kept && /^0x[0-9a-f]{40}$/.test(kept)) return { address: parseAddress(kept), from: 'compared' };
   return { address: own, from: 'unknown' };
-}
-
-function ended(why: FabstirError | undefined, who: Who | undefined): Problem {
-  if (why instanceof IdentityError) return problemOf(why, who);
-  const text = why ? sentence(why) : 'The node or the network ended it.';
-  return { title: 'The session has ended', text, mayRetry: true };
-}
-
-function problemOf(error: unknown, who: Who | undefined): Problem {
-  if (error instanceof IdentityError && error.shown && who) {
-    const title = error.reason === 'moved' ? 'The node has moved' : 'This is not the node you know';
-    const text =
-      error.reason === 'moved'
-        ? 'The identity you know says, signed, that the node goes by another one now. Ask its operator before you go on.'
-        : 'Somebody in between may be pretending to be it, or its operator has changed its key. Nothing was said to it. Ask the operator, by another way than this page, before you go on.';
-    return { title, text, shown: { expected: who.address, found: error.shown }, mayRetry: false };
-  }
-  if (error instanceof IdentityError) {
-    const text = `It cannot prove to be who it says: ${error.message}. Nothing was said to it.`;
-    return { title: 'The node is refused', text, mayRetry: true };
-  }
-  return { title: 'No session', text: sentence(error), mayRetry: true };
-}
-
-function sentence(error: unknown): string {
-  if (error instanceof Truncated) return 'The answer was cut off: what is shown is not all of it.';
-  if (error instanceof Refused && error.code === 'CLIENT_NOT_ALLOWED') {
-    return 'This node serves known wallets alone: connect a wallet that its operator has let in.';
-  }
-  const text = error instanceof FabstirError || error instanceof Error ? error.message : String(error);
-  return `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 }

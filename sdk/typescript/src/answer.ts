@@ -1,6 +1,6 @@
 /** An answer as it comes: piece by piece, or whole. */
 
-import type { Sink } from './driver.js';
+import type { Sink } from './asked.js';
 import { type FabstirError, ProtocolError } from './error.js';
 import type { End, Usage } from './v2/body.js';
 

@@ -1,5 +1,6 @@
 /** What is behind a session: it owns the channel, and gets it another connection when the one that it has is lost. */
 
+import { type Asked, again, isPassing, nothingOf, type Sink, type Waiting } from './asked.js';
 import { hex } from './bytes.js';
 import {
   attempt,
@@ -12,17 +13,7 @@ import {
   refusal,
   resumption,
 } from './dial.js';
-import {
-  Closed,
-  ConnectError,
-  DidNotOpen,
-  FabstirError,
-  ProtocolError,
-  Refused,
-  SessionLost,
-  Silent,
-  Truncated,
-} from './error.js';
+import { Closed, DidNotOpen, FabstirError, ProtocolError, SessionLost, Silent, Truncated } from './error.js';
 import type { Line } from './socket.js';
 import type { VerifiedNode } from './v2/advertisement.js';
 import { Answers } from './v2/answers.js';
@@ -33,29 +24,6 @@ import { MAX_BODY, type RecordType } from './v2/record.js';
 const NAME = 'fabstir-sdk/0.1.0';
 const FIRST_PAUSE = 100;
 const LONGEST_PAUSE = 5000;
-/** After these an attempt to connect may end better. */
-const PASSING = ['RESUMPTION_REFUSED', 'HANDSHAKE_FAILED', 'RATE_LIMITED', 'NODE_BUSY', 'DRAINING'];
-
-/** Who waits for an answer. */
-export interface Sink {
-  text(words: string): void;
-  event(value: unknown): void;
-  end(end: End): void;
-  fail(error: FabstirError): void;
-}
-
-interface Asked {
-  body: Uint8Array;
-  sink: Sink;
-  /** Its user wants no more of it. */
-  cancelled: boolean;
-}
-
-/** A request that waits for a connection. */
-interface Waiting extends Asked {
-  keeps: boolean;
-  sent: (request: number) => void;
-}
 
 interface Live {
   line: Line;
@@ -425,30 +393,6 @@ export class Driver {
     for (const [request, { cancelled }] of this.#asked) if (cancelled) this.#control('cancel', { request });
     this.#flush();
   }
-}
-
-function isPassing(error: FabstirError): boolean {
-  return error instanceof ConnectError || error instanceof Silent || PASSING.includes(error.code);
-}
-
-/** What who waits for an answer hears, where the session ended by `error`. */
-function again(error: FabstirError): FabstirError {
-  const itself =
-    error instanceof DidNotOpen || error instanceof ProtocolError || error instanceof SessionLost;
-  return itself || error instanceof Refused ? error : new Truncated();
-}
-
-/** The end of what was never sent. */
-function nothingOf(): End {
-  const usage = {
-    prompt_tokens: 0,
-    completion_tokens: 0,
-    total_tokens: 0,
-    context_window_size: 0,
-    prompt_tokens_details: { cached_tokens: 0 },
-    estimated: false,
-  };
-  return { finish_reason: 'cancelled', usage, dropped_messages: 0 };
 }
 
 /** A timer that does not keep Node.js from ending. */

@@ -1,9 +1,10 @@
 /** A session of version 2 as its user has it: several answers at once, over whatever connection there is. */
 
 import { Answer } from './answer.js';
+import type { Sink } from './asked.js';
 import { unhex, utf8 } from './bytes.js';
 import type { Config } from './dial.js';
-import { Driver, type Sink } from './driver.js';
+import { Driver } from './driver.js';
 import { type FabstirError, ProtocolError, TooLarge, UsageError } from './error.js';
 import { type Address, InvalidAddress, parseAddress } from './ethereum.js';
 import { PrivateKey, PublicKey } from './identity.js';

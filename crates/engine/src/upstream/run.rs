@@ -1,25 +1,23 @@
 //! One request, from a server's choice to the end of its answer.
 
+mod ask;
+mod embed;
+
 use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
-use reqwest::{Response, StatusCode, header::CONTENT_TYPE};
-use serde::Deserialize;
 use tokio::{sync::mpsc, time::timeout};
 use zeroize::Zeroizing;
 
+use self::{ask::ask, embed::embed};
 use super::{
     Job, Shared,
     body::{self, Body},
-    events::{self, Event, Events, Fault, Piece, TooLong},
+    events::{self, Event, Events, Piece, TooLong},
     pool::Lease,
 };
-use crate::{
-    Embedding, EmbeddingRequest, Failure, FinishReason, Output, Overflow, Request, Text, ToolCall, Usage,
-};
+use crate::{Failure, FinishReason, Output, Overflow, Request, Text, ToolCall, Usage};
 
-/// Most bytes of a refusal, of an answer to embeddings, and of the calls of an answer.
-const MAX_BODY: usize = 64 << 20;
-const MAX_FAULT: usize = 64 << 10;
+/// Most bytes of the calls of an answer.
 const MAX_CALLS: usize = 4 << 20;
 /// How long the usage and the word that a stream is done are waited for.
 const LAST_EVENTS: Duration = Duration::from_secs(2);
@@ -327,122 +325,6 @@ impl<'a> Answer<'a> {
         reused.fetch_add(u64::from(usage.cached_tokens), Ordering::Relaxed);
         self.say(Output::Finished { reason, usage }).await
     }
-}
-
-/// Sends a request to a server; an answer that begins well is the result.
-async fn ask(shared: &Shared, server: &Lease<'_>, body: Body) -> Result<Response, Missed> {
-    let json = body.json;
-    let request = shared
-        .client
-        .post(server.path(body.path))
-        .header(CONTENT_TYPE, "application/json")
-        .body(bytes::Bytes::from_owner(json));
-    let Ok(Ok(response)) = timeout(shared.config.silence, request.send()).await else {
-        server.failed();
-        return Err(Missed::Elsewhere(Failure::Engine));
-    };
-    let status = response.status();
-    if status.is_success() {
-        return Ok(response);
-    }
-    let fault = Fault::read(&read(response, MAX_FAULT, shared.config.silence).await.unwrap_or_default());
-    tracing::debug!(status = status.as_u16(), "the server refuses a request");
-    Err(refusal(status, &fault, server))
-}
-
-/// What a refusal means.
-fn refusal(status: StatusCode, fault: &Fault, server: &Lease<'_>) -> Missed {
-    if let Some(told) = fault.too_long() {
-        return Missed::TooLong(told);
-    }
-    match status {
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Missed::Elsewhere(Failure::Busy),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            tracing::error!(status = status.as_u16(), "the server does not accept the API key");
-            Missed::Elsewhere(Failure::Engine)
-        }
-        StatusCode::NOT_FOUND => Missed::Elsewhere(Failure::Unsupported("model")),
-        StatusCode::NOT_IMPLEMENTED => Missed::Elsewhere(Failure::Unsupported("the operation")),
-        _ if status.is_client_error() => {
-            Missed::Final(Failure::Invalid(fault.field().unwrap_or("a field that the server refuses")))
-        }
-        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => {
-            server.failed();
-            Missed::Elsewhere(Failure::Engine)
-        }
-        // Some servers say so of a request that they cannot take: that does not make them unwell.
-        _ => Missed::Elsewhere(Failure::Engine),
-    }
-}
-
-/// A whole body, if it is not too large.
-async fn read(mut response: Response, limit: usize, silence: Duration) -> Option<Zeroizing<Vec<u8>>> {
-    let mut body = Zeroizing::new(Vec::new());
-    while let Some(bytes) = timeout(silence, response.chunk()).await.ok()?.ok()? {
-        body.extend_from_slice(&bytes);
-        if body.len() > limit {
-            return None;
-        }
-    }
-    Some(body)
-}
-
-async fn embed(shared: &Shared, request: &EmbeddingRequest) -> Result<Vec<Embedding>, Failure> {
-    let mut tried = Vec::new();
-    let mut last = Failure::Engine;
-    while let Some((number, server)) = shared.pool.choose(&tried) {
-        tried.push(number);
-        let body = Body::of_texts(request).ok_or(Failure::Invalid("prompt"))?;
-        match ask(shared, &server, body).await {
-            Ok(response) => {
-                let body = read(response, MAX_BODY, shared.config.silence).await;
-                match body.and_then(|body| embeddings(&body, request)) {
-                    Some(embeddings) => return Ok(embeddings),
-                    None => server.failed(),
-                }
-            }
-            Err(Missed::Elsewhere(failure)) => last = failure,
-            Err(Missed::Final(failure)) => return Err(failure),
-            Err(Missed::TooLong(told)) => {
-                return Err(Failure::PromptTooLong {
-                    prompt_tokens: told.prompt.unwrap_or_else(|| estimate_of(&request.inputs)),
-                    context_window: told.context.unwrap_or(shared.config.context_window),
-                });
-            }
-            Err(Missed::Gone) => break,
-        }
-    }
-    Err(last)
-}
-
-/// Reads a list of embeddings: one for each text, in the order of the texts.
-fn embeddings(body: &[u8], request: &EmbeddingRequest) -> Option<Vec<Embedding>> {
-    #[derive(Deserialize)]
-    struct List {
-        data: Vec<One>,
-        usage: Option<Count>,
-    }
-    #[derive(Deserialize)]
-    struct One {
-        index: usize,
-        embedding: Vec<f32>,
-    }
-    #[derive(Deserialize)]
-    struct Count {
-        prompt_tokens: Option<u32>,
-    }
-    let mut list: List = serde_json::from_slice(body).ok()?;
-    list.data.sort_by_key(|one| one.index);
-    let in_order =
-        list.data.iter().enumerate().all(|(place, one)| one.index == place && !one.embedding.is_empty());
-    if list.data.len() != request.inputs.len() || !in_order {
-        return None;
-    }
-    // The server counts all texts together: the first carries the count.
-    let counted = list.usage.and_then(|usage| usage.prompt_tokens);
-    let mut tokens = counted.unwrap_or_else(|| estimate_of(&request.inputs));
-    let read = |one: One| Embedding { values: one.embedding, tokens: std::mem::take(&mut tokens) };
-    Some(list.data.into_iter().map(read).collect())
 }
 
 #[cfg(test)]

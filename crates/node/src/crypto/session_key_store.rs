@@ -3,8 +3,10 @@
 //! A live key belongs to (connection, session id), a conversation to (verified address, session id), so a
 //! stranger who names somebody's session id meets nothing but their own conversation.
 
+mod held;
 mod records;
 mod refused;
+mod running;
 
 use std::{
     collections::HashMap,
@@ -21,7 +23,9 @@ use rand_core::CryptoRng;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use held::SessionKeyMetrics;
 pub use refused::OpenRefused;
+pub use running::Running;
 
 use self::{
     records::{ConversationKey, Holder, Record},
@@ -29,7 +33,7 @@ use self::{
 };
 use super::{LiveSession, lock};
 use crate::{
-    ledger::{Account, Client, EndReason, Ledger, SessionLine},
+    ledger::{Account, Client, EndReason, Ledger},
     limits::Limit,
     node::Clock,
 };
@@ -51,19 +55,6 @@ pub struct StoreLimits {
     pub session_max: Duration,
     /// How long a claimed conversation outlives its last connection.
     pub grace: Duration,
-}
-
-/// What `/v1/metrics/session_keys` answers.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, schemars::JsonSchema, serde::Serialize)]
-pub struct SessionKeyMetrics {
-    /// (connection, id) pairs with a live key.
-    pub active_sessions: usize,
-    /// Keys in memory, superseded keys of running answers included.
-    pub total_keys_stored: usize,
-    /// What the store really holds for them, in bytes.
-    pub memory_usage_estimate_bytes: usize,
-    /// Keys that expired, since start.
-    pub expired_keys_cleaned: u64,
 }
 
 #[derive(Debug)]
@@ -295,34 +286,6 @@ impl SessionKeyStore {
         }
     }
 
-    /// Marks a session as at work, from an opened message until its answer has ended.
-    pub fn begin(
-        self: &Arc<Self>,
-        live: Arc<LiveSession>,
-        connection: ConnectionId,
-        now: Instant,
-    ) -> Running {
-        let key = ConversationKey::of(live.owner, connection, &live.id);
-        self.update(&key, live.number, |record| {
-            record.running = record.running.saturating_add(1);
-            record.last_active = now;
-        });
-        Running { store: Arc::clone(self), live, key }
-    }
-
-    /// Takes note that a frame of the session has opened.
-    pub fn touch(&self, live: &LiveSession, connection: ConnectionId, now: Instant) {
-        let key = ConversationKey::of(live.owner, connection, &live.id);
-        self.update(&key, live.number, |record| record.last_active = now);
-    }
-
-    fn update(&self, key: &ConversationKey, number: u64, change: impl FnOnce(&mut Record)) {
-        let mut inner = lock(&self.inner);
-        if let Some(record) = inner.records.get_mut(key).filter(|record| record.number == number) {
-            change(record);
-        }
-    }
-
     /// Wipes the keys of a connection that is gone. Claimed conversations stay for the grace.
     pub fn disconnect(&self, connection: ConnectionId, now: Instant) {
         self.disconnect_for(EndReason::Disconnect, connection, now);
@@ -371,42 +334,6 @@ impl SessionKeyStore {
         inner.records.clear();
     }
 
-    /// What is held now.
-    pub fn metrics(&self) -> SessionKeyMetrics {
-        let inner = lock(&self.inner);
-        let keys: Vec<_> = inner.keys.iter().filter_map(Weak::upgrade).collect();
-        SessionKeyMetrics {
-            active_sessions: inner
-                .live
-                .values()
-                .flat_map(HashMap::values)
-                .filter(|live| !live.is_plaintext())
-                .count(),
-            total_keys_stored: keys.len(),
-            memory_usage_estimate_bytes: keys.iter().map(|live| live.memory_usage()).sum(),
-            expired_keys_cleaned: inner.expired,
-        }
-    }
-
-    /// Conversations whose connection is gone, and whose owner may come back.
-    pub fn in_grace(&self) -> usize {
-        let inner = lock(&self.inner);
-        inner.records.values().filter(|record| matches!(record.holder, Holder::NobodySince(_))).count()
-    }
-
-    /// The same as the operator is shown them, the oldest first.
-    pub fn lines_in_grace(&self, now: Instant) -> Vec<SessionLine> {
-        let inner = lock(&self.inner);
-        let mut waiting: Vec<_> = inner.records.iter().collect();
-        waiting.sort_by_key(|(_, record)| record.number);
-        waiting.into_iter().filter_map(|(key, record)| record.line(key, now)).collect()
-    }
-
-    /// Inits that are remembered against replay.
-    pub fn remembered_inits(&self) -> usize {
-        lock(&self.inner).memory.len()
-    }
-
     /// Removes an expired conversation and the key that opened it last.
     fn expire(&self, inner: &mut Inner, key: &ConversationKey, now: Instant) {
         let holder = inner.records.get(key).map(|record| record.holder);
@@ -451,28 +378,4 @@ fn remove(
         session.ended.cancel();
     }
     removed
-}
-
-/// A message whose answer has not ended. Keeps its conversation from expiring, and its key alive.
-#[derive(Debug)]
-pub struct Running {
-    store: Arc<SessionKeyStore>,
-    live: Arc<LiveSession>,
-    key: ConversationKey,
-}
-
-impl Running {
-    /// The session that is at work.
-    pub fn live(&self) -> &Arc<LiveSession> {
-        &self.live
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.store.update(&self.key, self.live.number, |record| {
-            record.running = record.running.saturating_sub(1);
-            record.last_active = Instant::now();
-        });
-    }
 }

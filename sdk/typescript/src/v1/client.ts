@@ -1,8 +1,8 @@
 /** A session of version 1: one answer after the other, over one connection. */
 
 import { Answer } from '../answer.js';
+import type { Sink } from '../asked.js';
 import { text, unhex } from '../bytes.js';
-import type { Sink } from '../driver.js';
 import {
   Closed,
   ConnectError,
