@@ -4,6 +4,7 @@
 # if anything of it travelled in the clear.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/processes.sh
 
 question="What is the capital of France?"
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
@@ -31,14 +32,7 @@ say "3. A node with a throw-away key, on a free port"
 env HOST_PRIVATE_KEY="0x$(openssl rand -hex 32)" MODEL_PATH="$model" LISTEN_ADDR=127.0.0.1:0 LOG_FORMAT=text \
     "$bin/fabstir-llm-node" >"$work/node.log" 2>&1 &
 node_pid=$!
-for _ in $(seq 600); do
-    grep -qs ' listening' "$work/node.log" && break
-    kill -0 "$node_pid" 2>/dev/null || { cat "$work/node.log" >&2; fail "the node did not start"; }
-    sleep 0.1
-done
-address=$(sed -nE 's/.* listening address=([0-9.:]+).*/\1/p' "$work/node.log" | head -1)
-[ -n "$address" ] || { cat "$work/node.log" >&2; fail "the node did not say where it listens"; }
-node_key=$(sed -nE 's/.*public_key=([0-9a-f]{66}).*/\1/p' "$work/node.log" | head -1)
+until_listens "$node_pid" "$work/node.log"
 echo "listening on $address, public key $node_key"
 curl -fsS "http://$address/v1/models"
 echo

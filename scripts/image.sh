@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
+. scripts/processes.sh
 
 fail() { echo "image: $*" >&2; exit 1; }
 [ "$(id -u)" = 0 ] || fail "an image whose files belong to others is root's to make: run this as root"
@@ -40,14 +41,12 @@ try=$(buildah from "$name:$version")
 trap 'clean; buildah rm "$try" >/dev/null 2>&1 || true; rm -rf "$work"' EXIT
 asked=$(buildah run "$try" -- /usr/bin/fabstir-llm-node --version)
 [ "$asked" = "fabstir-llm-node $version" ] || fail "the image says $asked"
-buildah run --user 10001:10001 "$try" -- /usr/bin/fabstir-llm-node --engine echo --listen-addr 127.0.0.1:0 --metrics-listen 127.0.0.1:0 >"$work/log" 2>&1 &
+buildah run --user 10001:10001 "$try" -- /usr/bin/fabstir-llm-node --engine echo --log-format text --listen-addr 127.0.0.1:0 --metrics-listen 127.0.0.1:0 >"$work/log" 2>&1 &
 running=$!
 trap 'kill "$running" 2>/dev/null || true; clean; buildah rm "$try" >/dev/null 2>&1 || true; rm -rf "$work"' EXIT
-for _ in $(seq 200); do grep -qs '"listening"\| listening' "$work/log" && break; kill -0 "$running" 2>/dev/null || break; sleep 0.1; done
-address=$(grep -E 'listening' "$work/log" | grep -oE '127\.0\.0\.1:[0-9]+' | head -1)
-[ -n "$address" ] || { cat "$work/log" >&2; fail "the node in the image did not start"; }
+until_listens "$running" "$work/log"
 curl -fsS "http://$address/health" | grep -q '"ok"' || fail "the node in the image does not answer"
-owner=$(stat -c %u "/proc/$(pgrep -n -f 'fabstir-llm-node --engine echo --listen-addr 127.0.0.1:0 --metrics-listen 127.0.0.1:0')")
+owner=$(stat -c %u "/proc/$(pgrep -n -f 'fabstir-llm-node --engine echo --log-format text --listen-addr 127.0.0.1:0 --metrics-listen 127.0.0.1:0')")
 [ "$owner" = 10001 ] || fail "the node in the image runs as $owner"
 buildah run --user 10001:10001 "$try" -- /usr/bin/fabstir-llm-node drain --wait >/dev/null 2>&1 || kill -TERM "$running" 2>/dev/null || true
 wait "$running" 2>/dev/null || true

@@ -1,6 +1,7 @@
 # Sourced by the tests that run the node in front of other servers: a node, questions, a tally, and an end for whatever
 # was started.
 
+. scripts/processes.sh
 bin=${CARGO_TARGET_DIR:-target}/release
 work=$(mktemp -d)
 started=()
@@ -13,36 +14,11 @@ stop_all() {
 }
 trap stop_all EXIT
 
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
-
-# Waits until a URL answers with success.
-until_answers() {
-    for _ in $(seq 600); do
-        curl -fsS -m 2 "$1" >/dev/null 2>&1 && return
-        sleep 0.2
-    done
-    echo "$1 does not answer" >&2
-    return 1
-}
-
-# Waits until what a process writes has the pattern in it: until_says PID LOG PATTERN.
-until_says() {
-    for _ in $(seq 600); do
-        grep -qs -- "$3" "$2" && return
-        kill -0 "$1" 2>/dev/null || { cat "$2" >&2; return 1; }
-        sleep 0.1
-    done
-    cat "$2" >&2
-    return 1
-}
-
 # Starts a node with the settings given as NAME=value; sets $address and $node_key.
 start_node() {
     env HOST_PRIVATE_KEY="0x$(openssl rand -hex 32)" LISTEN_ADDR=127.0.0.1:0 "$@" "$bin/fabstir-llm-node" >"$work/node.log" 2>&1 &
     started+=($!)
-    until_says "${started[-1]}" "$work/node.log" ' listening'
-    address=$(sed -nE 's/.* listening address=([0-9.:]+).*/\1/p' "$work/node.log" | head -1)
-    node_key=$(sed -nE 's/.*public_key=([0-9a-f]{66}).*/\1/p' "$work/node.log" | head -1)
+    until_listens "${started[-1]}" "$work/node.log"
     "$bin/fabstir" keys new --out "$work/client.key" >/dev/null
 }
 

@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
+. scripts/processes.sh
 
 fail() { echo "test-openapi: $*" >&2; exit 1; }
 calls=${CALLS:-400}
@@ -54,18 +55,12 @@ TOML
 
 # against NAME CONFIG EXAMPLES LEAST [FLAG…]: a node with these flags, called for a while; LEAST calls at least.
 against() {
-    local name=$1 config=$2 examples=$3 least=$4 address=""
+    local name=$1 config=$2 examples=$3 least=$4 address node_key
     shift 4
     env -u MODEL -u MODEL_PATH -u ENGINE_URL LISTEN_ADDR=127.0.0.1:0 LOG_FORMAT=text \
         "$bin" --engine echo --inits-per-minute 1000 "$@" >"$work/$name.log" 2>&1 &
     node_pid=$!
-    for _ in $(seq 100); do
-        address=$(sed -nE 's/.* listening address=([0-9.:]+).*/\1/p' "$work/$name.log")
-        [ -z "$address" ] || break
-        kill -0 "$node_pid" 2>/dev/null || { cat "$work/$name.log" >&2; fail "the node did not start"; }
-        sleep 0.1
-    done
-    [ -n "$address" ] || { cat "$work/$name.log" >&2; fail "the node did not say where it listens"; }
+    until_listens "$node_pid" "$work/$name.log"
     curl -fsS "http://$address/openapi.json" | cmp - docs/openapi.json || fail "the node serves another document than docs/openapi.json"
 
     # In a folder of its own, where it keeps what it likes.

@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
+. scripts/processes.sh
 
 for tool in openssl curl softhsm2-util; do
     command -v "$tool" >/dev/null || { echo "$tool is missing (make bootstrap)" >&2; exit 1; }
@@ -18,7 +19,6 @@ clean() {
 }
 trap clean EXIT
 
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 port=$(free_port) metrics=$(free_port)
 # blocks LANGUAGE: what the section has in blocks of that kind.
 blocks() {
