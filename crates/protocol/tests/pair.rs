@@ -711,7 +711,15 @@ fn a_client_reads_replies_whose_fields_are_null_or_unknown() {
     let chunk = r::chunk(ID, pair.client.expose_key(), 0, &fixed("null"), "x");
     let chunk = chunk.set("tokens", "null").set("final", "null").set("id", "null").json();
     assert!(matches!(Reply::decode(&chunk), Ok(Reply::Chunk { tokens: 0, last: false, .. })));
-    assert!(matches!(Reply::decode(r#"{"type":"news"}"#), Ok(Reply::Unknown)));
+    let decoded = |kind: &str| Reply::decode(&format!("{{\"type\":\"{kind}\"}}"));
+    assert!(matches!(decoded("connected"), Ok(Reply::Connected)));
+    assert!(matches!(decoded("pong"), Ok(Reply::Pong)));
+    let ack = r#"{"type":"session_init_ack","session_id":"1","client_address":"0x00"}"#;
+    let Ok(Reply::Ack { session_id, client_address: Some(address) }) = Reply::decode(ack) else {
+        panic!("an ack with an address was expected");
+    };
+    assert_eq!((session_id.as_str(), address.as_str()), ("1", "0x00"));
+    assert!(matches!(decoded("news"), Ok(Reply::Unknown)));
     assert_eq!(Usage::default().total_tokens, 0);
 }
 

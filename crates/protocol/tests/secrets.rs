@@ -197,3 +197,14 @@ fn no_error_shows_what_it_is_about() {
     shows_none_of(&error, &[WORDS.as_bytes()]);
     assert!(!error.to_string().contains("xyzzy"));
 }
+
+/// The base point of SEC 2, section 2.4.1: the public half of the key 1.
+#[test]
+fn a_public_key_is_printed_as_it_is() {
+    let mut one = [0; 32];
+    one[31] = 1;
+    let base = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
+    let key = PrivateKey::try_from(&one).unwrap().public_key();
+    assert_eq!(format!("{key:?}"), format!("PublicKey({base})"));
+    assert_eq!(format!("{:?}", key.address()), "Address(0x7E5F4552091A69125d5DfCb7b8C2659029395Bdf)");
+}

@@ -33,7 +33,11 @@ fn a_request_with_a_wrong_field_is_refused_by_name() {
         RequestError::Invalid("prompt, messages (exactly one of them)")
     );
     assert_eq!(refused(r#"{"op":"embeddings","prompt":[]}"#), RequestError::Invalid("prompt"));
-    assert_eq!(refused(r#"{"prompt":"a","n":2}"#), RequestError::Unsupported("n"));
+    for many in ["n", "best_of"] {
+        let json = |count: u32| format!("{{\"prompt\":\"a\",\"{many}\":{count}}}");
+        assert_eq!(refused(&json(2)), RequestError::Unsupported(many));
+        assert!(PromptRequest::read(json(1).as_bytes()).is_ok(), "one of it is what there is");
+    }
     for (field, wrong) in [
         ("max_tokens", "-1"),
         ("max_tokens", "0"),
@@ -56,6 +60,76 @@ fn a_request_with_a_wrong_field_is_refused_by_name() {
     }
     assert_eq!(refused(r#"{"prompt":"a","prompt":"b"}"#), RequestError::Invalid("the request"));
     assert_eq!(PromptRequest::read(b"\xff").unwrap_err(), RequestError::Utf8);
+}
+
+#[test]
+fn so_much_may_be_asked_for_and_no_more() {
+    let asked = |fields: String| PromptRequest::read(format!("{{\"prompt\":\"a\",{fields}}}").as_bytes());
+    let tops = |top: u8| asked(format!("\"logprobs\":true,\"top_logprobs\":{top}"));
+    assert_eq!(tops(20).unwrap().logprobs, Some(20));
+    assert_eq!(tops(21).unwrap_err(), RequestError::Invalid("top_logprobs"));
+    let biases = |count: u32| {
+        let each: Vec<_> = (0..count).map(|token| format!("\"{token}\":1")).collect();
+        asked(format!("\"logit_bias\":{{{}}}", each.join(",")))
+    };
+    assert_eq!(biases(1024).unwrap().sampling.logit_bias.len(), 1024);
+    assert_eq!(biases(1025).unwrap_err(), RequestError::Invalid("logit_bias"));
+    let stops = |count, length| {
+        let each = vec![format!("\"{}\"", "s".repeat(length)); count].join(",");
+        asked(format!("\"stop\":[{each}]")).map(|request| request.stop.len())
+    };
+    assert_eq!(stops(16, 256), Ok(16));
+    for (count, length) in [(17, 1), (1, 257), (1, 0)] {
+        assert_eq!(stops(count, length), Err(RequestError::Invalid("stop")), "{count} of {length}");
+    }
+    let texts = |count, text: &str| {
+        let each = vec![format!("\"{text}\""); count].join(",");
+        let json = format!("{{\"op\":\"embeddings\",\"prompt\":[{each}]}}");
+        PromptRequest::read(json.as_bytes()).map(|request| match request.prompt {
+            RequestPrompt::Embeddings(texts, _) => texts.len(),
+            RequestPrompt::Turn(_) | RequestPrompt::Messages(_) => 0,
+        })
+    };
+    assert_eq!(texts(256, "a"), Ok(256));
+    for (count, text) in [(257, "a"), (1, "")] {
+        assert_eq!(texts(count, text), Err(RequestError::Invalid("prompt")), "{count} of {text:?}");
+    }
+    for (fields, name) in
+        [("\"max_tokens\":0", "max_tokens"), ("\"max_completion_tokens\":0", "max_completion_tokens")]
+    {
+        assert_eq!(asked(fields.to_owned()).unwrap_err(), RequestError::Invalid(name));
+    }
+    assert_eq!(asked("\"max_tokens\":5000000000".to_owned()).unwrap().max_tokens, Some(u32::MAX));
+}
+
+#[test]
+fn each_number_has_its_range() {
+    let asked = |name: &str, value: f64| {
+        PromptRequest::read(format!("{{\"prompt\":\"a\",\"{name}\":{value}}}").as_bytes())
+    };
+    for (name, low, high) in [
+        ("temperature", 0.0, 2.0),
+        ("top_p", 0.0, 1.0),
+        ("min_p", 0.0, 1.0),
+        ("repeat_penalty", 0.01, 10.0),
+        ("frequency_penalty", -2.0, 2.0),
+        ("presence_penalty", -2.0, 2.0),
+    ] {
+        assert!(asked(name, low).is_ok() && asked(name, high).is_ok(), "{name}");
+        for beyond in [low - 0.1, high + 0.1] {
+            assert_eq!(asked(name, beyond).unwrap_err(), RequestError::Invalid(name), "{name} {beyond}");
+        }
+    }
+    let bias = |value: f64| {
+        PromptRequest::read(format!("{{\"prompt\":\"a\",\"logit_bias\":{{\"1\":{value}}}}}").as_bytes())
+    };
+    assert!(bias(-100.0).is_ok() && bias(100.0).is_ok());
+    for beyond in [-100.1, 100.1] {
+        assert_eq!(bias(beyond).unwrap_err(), RequestError::Invalid("logit_bias"), "{beyond}");
+    }
+    let seed = |value: i64| PromptRequest::read(format!("{{\"prompt\":\"a\",\"seed\":{value}}}").as_bytes());
+    assert_eq!((seed(-1).unwrap().sampling.seed, seed(7).unwrap().sampling.seed), (None, Some(7)));
+    assert_eq!(seed(-2).unwrap_err(), RequestError::Invalid("seed"));
 }
 
 #[test]

@@ -177,3 +177,20 @@ pub(super) fn append(bytes: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
     }
     bytes.extend_from_slice(more);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What has room stays where it is; what has none moves once, and not at each piece.
+    #[test]
+    fn bytes_move_only_where_there_is_no_room() {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(4));
+        let (place, room) = (bytes.as_ptr(), bytes.capacity());
+        append(&mut bytes, b"ab");
+        append(&mut bytes, b"cd");
+        assert_eq!((bytes.as_ptr(), bytes.capacity()), (place, room));
+        append(&mut bytes, b"e");
+        assert_eq!((bytes.as_slice(), bytes.capacity()), (b"abcde".as_slice(), 2 * room));
+    }
+}

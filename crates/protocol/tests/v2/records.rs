@@ -240,6 +240,15 @@ fn requests_that_are_never_finished_are_bounded() {
 }
 
 #[test]
+fn what_is_not_whole_goes_with_its_connection() {
+    let mut requests = Requests::new(9);
+    requests.take(request(1, 0, false, b"ab")).unwrap();
+    requests.drop_unfinished();
+    assert_eq!(requests.unfinished_bytes(), 0);
+    assert!(requests.take(request(1, 1, true, b"c")).is_err(), "of what was dropped nothing more is taken");
+}
+
+#[test]
 fn what_belongs_to_the_connection_has_an_index_of_its_own() {
     let mut requests = Requests::new(9);
     let ack = Ack { received: vec![Received(1, 2)] };
@@ -304,6 +313,17 @@ fn an_answer_is_whole_only_with_its_end() {
     assert_eq!(answers.due_ack(), Some(Ack { received: vec![Received(1, 3)] }));
     assert_eq!(answers.due_ack(), None);
     assert!(answers.take(answer(RecordType::Text, Flags::NONE, 4, b"more")).is_err(), "after the end");
+}
+
+#[test]
+fn an_event_is_as_long_as_it_may_be_and_no_longer() {
+    const MOST: usize = 16 << 20;
+    let mut answers = Answers::default();
+    answers.set_welcomed();
+    answers.expect(1);
+    let most = vec![b' '; MOST];
+    assert!(answers.take(answer(RecordType::Event, Flags::MORE, 0, &most)).is_ok());
+    assert!(answers.take(answer(RecordType::Event, Flags::MORE, 1, b" ")).is_err());
 }
 
 #[test]

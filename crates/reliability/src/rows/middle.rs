@@ -17,6 +17,8 @@ use crate::{
 const ONE_IN: usize = 8;
 /// Executions of all fuzz targets together.
 const EXECUTIONS: f64 = 1e8;
+/// Where nothing new was reached for this part of a target's fuzzing, its edges count as flat.
+const FLAT_PERCENT: f64 = 10.0;
 const TOTALS: &str = "fuzz/totals.json";
 
 pub(crate) async fn run(context: &Context) -> anyhow::Result<Outcome> {
@@ -93,6 +95,15 @@ fn stands(report: &Report) -> Vec<Class> {
 struct Total {
     executions: u64,
     crashes: u64,
+    last_new_edge_at: u64,
+}
+
+impl Total {
+    /// How much of the fuzzing, in percent, reached no code that had not been reached before.
+    fn flat_percent(&self) -> f64 {
+        let flat = self.executions.saturating_sub(self.last_new_edge_at).saturating_mul(1000);
+        f64::from(u32::try_from(flat.checked_div(self.executions).unwrap_or(0)).unwrap_or(u32::MAX)) / 10.0
+    }
 }
 
 fn fuzzed(context: &Context, outcome: &mut Outcome) -> anyhow::Result<()> {
@@ -110,6 +121,21 @@ fn fuzzed(context: &Context, outcome: &mut Outcome) -> anyhow::Result<()> {
         "",
         goal,
     );
+    for (target, total) in &totals {
+        outcome.said(format!("{target}: executions"), float(usize::try_from(total.executions)?), "");
+        outcome.said(format!("{target}: since its last new edge"), total.flat_percent(), "% of them");
+    }
+    let rising: Vec<_> = totals
+        .iter()
+        .filter(|(_, total)| total.flat_percent() < FLAT_PERCENT)
+        .map(|(target, _)| target.as_str())
+        .collect();
+    if !rising.is_empty() {
+        outcome.note(format!(
+            "Still reached something new in the last tenth of the fuzzing (docs/performance.md): {}.",
+            rising.join(", ")
+        ));
+    }
     let crashes: u64 = totals.values().map(|total| total.crashes).sum();
     outcome.none("crashes of theirs", usize::try_from(crashes)?);
     Ok(())

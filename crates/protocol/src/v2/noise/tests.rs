@@ -168,4 +168,8 @@ fn no_state_prints_a_secret() {
     assert_eq!(format!("{state:?}"), format!("HandshakeState {{ pattern: {:?}, done: 1, .. }}", XK.name));
     assert_eq!(format!("{:?}", CipherState::at(&[7; 32], 3)), "CipherState { n: 3, .. }");
     assert_eq!(format!("{:?}", Secret::of(&[7; 32])), "Secret(..)");
+    let key = || CipherState::at(&[7; 32], 0);
+    let finished =
+        Finished { send: key(), receive: key(), hash: [7; 32], chaining_key: Secret::of(&[7; 32]) };
+    assert_eq!(format!("{finished:?}"), "Finished(..)");
 }
