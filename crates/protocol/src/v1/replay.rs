@@ -370,6 +370,36 @@ mod tests {
     }
 
     #[test]
+    fn what_is_forgotten_makes_room_for_itself_alone() {
+        let mut fixture = Fixture::new(InitMemoryLimits { per_network: 2, keep_seconds: 1, ..hour() });
+        for conversation in [1, 2] {
+            let frame = fixture.init(None);
+            fixture.admit(&frame, conversation, 0).unwrap();
+        }
+        fixture.memory.conversation_ended(1, 0);
+        let (third, fourth) = (fixture.init(None), fixture.init(None));
+        assert_eq!(fixture.admit(&third, 3, 600), Ok(()));
+        assert_eq!(fixture.admit(&fourth, 4, 600), Err(MemoryFull.into()));
+        for conversation in [2, 3] {
+            fixture.memory.conversation_ended(conversation, 600);
+        }
+        fixture.memory.forget_expired(10_000);
+        assert!(fixture.memory.is_empty() && fixture.memory.per_network.is_empty());
+    }
+
+    #[test]
+    fn to_ask_whether_an_init_is_new_takes_no_note_of_it() {
+        let mut fixture = Fixture::new(hour());
+        let frame = fixture.init(None);
+        let established = fixture.established(&frame);
+        for _ in 0..2 {
+            assert_eq!(fixture.memory.refuse_seen(&established, 0), Ok(()));
+        }
+        fixture.admit(&frame, 1, 0).unwrap();
+        assert_eq!(fixture.memory.refuse_seen(&established, 0), Err(ReplayError::Init));
+    }
+
+    #[test]
     fn one_ipv6_network_is_a_64() {
         let net = |text: &str| Network::from(text.parse::<IpAddr>().unwrap());
         assert_eq!(net("2001:db8::1"), net("2001:db8::ffff:1"));

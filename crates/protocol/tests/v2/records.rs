@@ -200,7 +200,9 @@ fn control(kind: RecordType, index: u32, body: &impl serde::Serialize) -> Record
 #[test]
 fn requests_are_put_together_in_order() {
     let mut requests = Requests::new(100);
+    assert!(requests.is_untouched());
     assert!(matches!(requests.take(request(1, 0, false, b"a")), Ok(FromClient::Nothing)));
+    assert!(!requests.is_untouched());
     assert!(matches!(requests.take(request(3, 0, true, b"z")), Ok(FromClient::Request(3, _))));
     let Ok(FromClient::Request(1, body)) = requests.take(request(1, 1, true, b"b")) else { panic!("whole") };
     assert_eq!(*body, *b"ab");
@@ -409,6 +411,22 @@ fn records_of_an_answer_come_in_their_order_and_as_what_they_are() {
     let mut late = fresh();
     late.take(control(RecordType::Error, 0, &serde_json::json!({"code": "X", "message": ""}))).unwrap();
     assert!(late.take(control(RecordType::Welcome, 1, &Welcome::default())).is_err(), "a late welcome");
+}
+
+#[test]
+fn another_session_on_the_same_channel_goes_on_with_the_channels_numbers_alone() {
+    let mut answers = Answers::default();
+    assert!(!answers.is_open(1));
+    answers.expect(1);
+    assert!(answers.is_open(1));
+    answers.take(control(RecordType::Welcome, 0, &Welcome::default())).unwrap();
+    let mut anew = answers.anew();
+    assert!(!anew.is_open(1));
+    assert!(anew.take(control(RecordType::Welcome, 1, &Welcome::default())).is_err(), "it was welcomed");
+    let mut anew = answers.anew();
+    let fault = serde_json::json!({"code": "X", "message": ""});
+    assert!(answers.anew().take(control(RecordType::Error, 0, &fault)).is_err(), "a number that was used");
+    assert!(anew.take(control(RecordType::Error, 1, &fault)).is_ok());
 }
 
 #[test]
