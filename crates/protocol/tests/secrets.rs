@@ -209,3 +209,13 @@ fn a_public_key_is_printed_as_it_is() {
     assert_eq!(format!("{key:?}"), format!("PublicKey({base})"));
     assert_eq!(format!("{:?}", key.address()), "Address(0x7e5f4552091a69125d5dfcb7b8c2659029395bdf)");
 }
+
+#[test]
+fn what_a_token_agrees_on_is_compared_by_x_alone() {
+    let key = |name| PrivateKey::try_from(&fixed::<32>(name)).unwrap();
+    let (ours, theirs) = (key("ours"), key("theirs"));
+    let point = r::agree(&fixed("ours"), &r::public(&fixed("theirs")));
+    let of_token = Agreed::from_x(point[1..].try_into().unwrap());
+    assert!(of_token.has_x_of(&ours.agree(&theirs.public_key())));
+    assert!(!of_token.has_x_of(&ours.agree(&ours.public_key())));
+}

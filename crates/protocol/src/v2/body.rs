@@ -259,3 +259,32 @@ impl fmt::Display for Shape {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_is_as_long_as_it_may_be_and_no_longer() {
+        let most = vec![7; MAX_PAYLOAD - 2];
+        let padded = pad(&[&most]).unwrap();
+        assert_eq!((padded.len(), unpad::<1>(&padded).unwrap()), (MAX_PAYLOAD, [most.as_slice()]));
+        assert!(pad(&[&most, &[]]).is_err());
+        // Of a proper form but for its length.
+        let mut longer = vec![0; 2 * MAX_PAYLOAD];
+        longer[..2].copy_from_slice(&u16::try_from(MAX_PAYLOAD).unwrap().to_be_bytes());
+        assert!(unpad::<1>(&longer).is_err());
+    }
+
+    #[test]
+    fn a_payload_is_in_the_smallest_bucket_that_serves() {
+        let padded = pad(&[b"a", b""]).unwrap();
+        assert_eq!((padded.len(), unpad::<2>(&padded).unwrap()), (SMALLEST_PAYLOAD, [b"a".as_slice(), b""]));
+        for length in [SMALLEST_PAYLOAD / 2, SMALLEST_PAYLOAD + 1, 2 * SMALLEST_PAYLOAD] {
+            assert!(unpad::<2>(&vec![0; length]).is_err(), "{length}");
+        }
+        let mut odd = padded.to_vec();
+        *odd.last_mut().unwrap() = 1;
+        assert!(unpad::<2>(&odd).is_err(), "padding that is not zero");
+    }
+}

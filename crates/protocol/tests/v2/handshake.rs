@@ -236,6 +236,19 @@ fn who_waits_for_an_answer_is_printed_by_name_alone() {
 }
 
 #[test]
+fn a_node_names_so_many_versions_of_such_a_length() {
+    let written = |versions: &[&str]| {
+        let versions: Vec<_> = versions.iter().map(|version| (*version).to_owned()).collect();
+        fabstir_protocol::v2::prologue(&versions, CHAIN, Node::new().address()).is_some()
+    };
+    assert!(written(&["2"; 8]) && !written(&["2"; 9]));
+    assert!(written(&["sixteen-letters."]) && !written(&["seventeen-letters"]));
+    for version in ["", "2,1", "2 ", "\u{e9}"] {
+        assert!(!written(&[version]), "{version:?}");
+    }
+}
+
+#[test]
 fn who_writes_hex_in_capitals_is_told_what_was_expected() {
     let certificate = Node::new().certify(NodeChannelKey::made_at(NOW, Node::new().channel.public_key(), 1));
     let mut json = serde_json::to_value(certificate).unwrap();

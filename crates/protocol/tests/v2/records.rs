@@ -31,6 +31,15 @@ fn what_is_not_the_next_record_ends_the_channel() {
 }
 
 #[test]
+fn of_a_record_its_place_and_length_are_printed() {
+    let sid = Sid::from(SID);
+    assert_eq!((format!("{sid}"), format!("{sid:?}")), ("05".repeat(16), format!("Sid({sid})")));
+    let record = answer(RecordType::Text, Flags::NONE, 2, b"words");
+    let shown = format!("{record:?}");
+    assert!(shown.starts_with("Record { kind: Text, ") && shown.ends_with("body: 5 bytes }"), "{shown}");
+}
+
+#[test]
 fn a_record_is_bound_to_its_channel_and_its_direction() {
     let (mut sealer, _) = pair(Direction::ToClient, 0);
     let frame = sealer.seal(RecordType::Goodbye, Flags::LAST, 0, 0, b"{}").unwrap();
@@ -411,6 +420,20 @@ fn records_of_an_answer_come_in_their_order_and_as_what_they_are() {
     let mut late = fresh();
     late.take(control(RecordType::Error, 0, &serde_json::json!({"code": "X", "message": ""}))).unwrap();
     assert!(late.take(control(RecordType::Welcome, 1, &Welcome::default())).is_err(), "a late welcome");
+}
+
+#[test]
+fn of_answers_that_have_ended_the_last_are_told_of() {
+    let mut answers = Answers::default();
+    answers.set_welcomed();
+    for id in 1..=65 {
+        answers.expect(id);
+        let end =
+            Record { request: id, ..answer(RecordType::Event, Flags::LAST, 0, &encode(&End::default())) };
+        answers.take(end).unwrap();
+    }
+    let told: Vec<_> = (2..=65).map(|id| Received(id, 0)).collect();
+    assert_eq!(answers.received(), told);
 }
 
 #[test]
