@@ -66,7 +66,11 @@ node_key=$(sed -nE 's/.*"public_key":"([0-9a-f]{66})".*/\1/p' "$work/node.log" |
 "$bin/fabstir" keys new --out "$work/client.key" >/dev/null
 check "a session" '[ "$("$bin/fabstir" ask --node "wss://localhost:$port/v1/ws" --ca-file "$work/tls/tls.crt" --node-key "$node_key" --key-file "$work/client.key" "hello there" | tr -d "\n" | xargs)" = "hello there" ]'
 check "metrics, elsewhere" 'curl -fsS "http://127.0.0.1:$metrics/metrics" | grep -q "^fabstir_identity_key_ready 1"'
-check "the hook drains it, and returns when it has ended" '"$bin/fabstir-llm-node" $(cat "$work/hook") && wait "$node"'
+"$bin/fabstir-llm-node" $(cat "$work/hook") >/dev/null &
+hook=$!
+until_says "$node" "$work/node.log" '"event":"drain"'
+check "a node that drains says so although nothing runs" '[ "$(get /ready)" = 503 ]'
+check "the hook returns when the node has ended" 'wait "$hook" && wait "$node"'
 
 if command -v systemd-analyze >/dev/null; then
     mkdir -p "$work/unit"
@@ -74,6 +78,7 @@ if command -v systemd-analyze >/dev/null; then
     sed -e "s#/usr/bin/fabstir-llm-node#$bin/fabstir-llm-node#" deploy/systemd/fabstir-llm-node.service >"$work/unit/fabstir-llm-node.service"
     cp deploy/systemd/fabstir-llm-node.socket "$work/unit/"
     check "systemd takes the unit" 'said=$(systemd-analyze verify "$work/unit/fabstir-llm-node.service" "$work/unit/fabstir-llm-node.socket" 2>&1); [ -z "$said" ] || { echo "$said"; false; }'
+    check "what the memory has room for can be read" '! grep -q "^ProcSubset=pid" deploy/systemd/fabstir-llm-node.service'
     exposure() { systemd-analyze security --offline=true --no-pager "$work/unit/fabstir-llm-node.service" 2>&1 | sed -nE 's/.*Overall exposure level for [^:]*: ([0-9.]+) .*/\1/p'; }
     check "its exposure by systemd's own reckoning is no more than 1.5" 'score=$(exposure); echo "exposure $score"; awk -v s="$score" "BEGIN { exit !(s != \"\" && s <= 1.5) }"'
     # A whole life with a real model: nothing that it asks of the kernel may be what the unit refuses.

@@ -220,6 +220,8 @@ pub struct Config {
     pub max_frame_bytes: usize,
     pub send_timeout: Duration,
     pub drain: Duration,
+    /// How long a drain lasts at least.
+    pub drain_at_least: Duration,
     /// How long a waiting client is left without a frame.
     pub keep_alive: Duration,
     /// How often an idle connection is pinged; after three silent ones it is closed.
@@ -324,6 +326,7 @@ impl Args {
             max_frame_bytes: self.limits.max_frame_bytes.get(),
             send_timeout,
             drain: Duration::from_secs(self.operation.drain_seconds),
+            drain_at_least: Duration::from_secs(self.operation.drain_at_least_seconds),
             keep_alive: Duration::from_secs(20),
             ping_interval: Duration::from_secs(15),
             header_timeout: Duration::from_secs(10),

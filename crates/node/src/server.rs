@@ -322,6 +322,7 @@ async fn finish(node: &Arc<Node>) {
     );
     systemd::stopping();
     let idle = async {
+        tokio::time::sleep(node.config.drain_at_least).await;
         while node.connections.load(Ordering::Relaxed) > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

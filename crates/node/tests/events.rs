@@ -221,7 +221,8 @@ fn the_page_the_schema_and_the_program_name_the_same_events() {
 #[tokio::test]
 async fn security_events_are_a_part_of_the_log_that_can_be_shipped() {
     let page = include_str!("../../../docs/logging.md");
-    let filter = page.lines().find(|line| line.starts_with("jq -c 'select(.event | IN(")).unwrap();
+    let filter =
+        page.lines().find(|line| line.starts_with("jq -cR 'fromjson? | select(.event | IN(")).unwrap();
     let listed: BTreeSet<&str> = filter.split('"').skip(1).step_by(2).collect();
     let schema = schema();
     let security: BTreeSet<&str> =

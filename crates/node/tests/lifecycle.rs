@@ -83,6 +83,20 @@ async fn a_drain_does_not_wait_for_who_says_nothing() {
     node.stop().await;
 }
 
+/// A balancer that still sends clients to a node that drains has it say so for a while, though nothing runs.
+#[tokio::test]
+async fn a_drain_lasts_as_long_as_it_is_to_at_least() {
+    let least = Duration::from_millis(700);
+    let node =
+        TestNode::with(slow_echo(Duration::from_millis(1)), &[], |config| config.drain_at_least = least)
+            .await;
+    let since = Instant::now();
+    node.node.draining.cancel();
+    assert_eq!(node.connect().await.close_code().await, Some(1001), "the socket is open meanwhile");
+    node.stop().await;
+    assert!(since.elapsed() >= least);
+}
+
 #[tokio::test]
 async fn a_session_can_be_resumed_while_the_node_drains_and_its_answer_finishes() {
     let node = TestNode::start(slow_echo(Duration::from_millis(5))).await;

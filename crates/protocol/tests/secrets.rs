@@ -207,6 +207,9 @@ fn a_public_key_is_printed_as_it_is() {
     let base = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
     let key = PrivateKey::try_from(&one).unwrap().public_key();
     assert_eq!(format!("{key:?}"), format!("PublicKey({base})"));
+    let whole = key.to_uncompressed_bytes();
+    assert_eq!((whole[0], hex(&whole[1..33]).as_str()), (4, &base[2..]));
+    assert_eq!(fabstir_protocol::identity::PublicKey::try_from(whole.as_slice()), Ok(key));
     assert_eq!(format!("{:?}", key.address()), "Address(0x7e5f4552091a69125d5dfcb7b8c2659029395bdf)");
 }
 

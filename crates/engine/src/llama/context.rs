@@ -229,5 +229,10 @@ fn available_memory() -> u64 {
     let Ok(mut system) = System::new() else { return u64::MAX };
     system.refresh_memory();
     let cgroup = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
-    system.available_memory().min(cgroup)
+    // No machine has none: /proc/meminfo is hidden, as by systemd's ProcSubset=pid.
+    let machine = Some(system.available_memory()).filter(|bytes| *bytes > 0).unwrap_or_else(|| {
+        tracing::warn!("how much memory is free cannot be read (/proc/meminfo): set MAX_SEQUENCES");
+        u64::MAX
+    });
+    machine.min(cgroup)
 }

@@ -38,7 +38,9 @@ pub enum AdminError {
     BrokenOff,
     #[error("the node's answer cannot be read: is it of another version?")]
     Unreadable,
-    #[error("the node does not answer in time: is its process stopped, or its machine too busy?")]
+    #[error(
+        "the node does not answer in time: is its process stopped, or its machine too busy? It may still do what it was asked"
+    )]
     Late,
     #[error("the node refuses: {0}")]
     Refused(String),

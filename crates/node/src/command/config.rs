@@ -65,6 +65,12 @@ fn check(out: &mut impl Write, config: &Config, sources: &KeySources) -> anyhow:
     if let Some(keys) = crypto::load_keys(sources, config)? {
         let unix = Clock::start().unix(tokio::time::Instant::now());
         crypto::check_rotation(&keys, config.chain_id.unwrap_or(0), unix)?;
+    } else {
+        writeln!(
+            io::stderr(),
+            "warning: no identity key is set here, and without one nothing is encrypted: where the service is handed it \
+             (LoadCredential), name its place with --host-private-key-file to have it looked at too"
+        )?;
     }
     check_files(config)?;
     let tls = config.tls.as_ref().map(Tls::load).transpose()?;

@@ -39,6 +39,9 @@ impl Args {
         if has_key && self.limits.max_frame_bytes.get() < MAX_FRAME_LEN {
             return Err(ConfigError::FrameBelowRecord { least: MAX_FRAME_LEN });
         }
+        if self.operation.drain_seconds < self.operation.drain_at_least_seconds {
+            return Err(ConfigError::DrainBelowLeast);
+        }
         if self.session_max_seconds < self.session_key_ttl_seconds {
             return Err(ConfigError::MaxBelowTtl);
         }

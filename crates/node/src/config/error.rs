@@ -23,6 +23,8 @@ pub enum ConfigError {
         "SESSION_MAX_SECONDS is less than SESSION_KEY_TTL_SECONDS: an idle session would outlive the longest one"
     )]
     MaxBelowTtl,
+    #[error("DRAIN_SECONDS is less than DRAIN_AT_LEAST_SECONDS: the first is how long a drain may last")]
+    DrainBelowLeast,
     #[error(
         "INITS_PER_MINUTE is more than the memory of inits holds for one network during SESSION_KEY_TTL_SECONDS: \
          lower one of them, to {most} inits a minute at most"

@@ -10,6 +10,9 @@ pub(super) struct OperationArgs {
     /// Seconds that running answers get to finish on SIGTERM
     #[arg(long, value_name = "SECONDS", default_value = "30")]
     pub(super) drain_seconds: u64,
+    /// Seconds that a drain lasts at least: until a balancer has seen it, who comes is told so and not turned away
+    #[arg(long, value_name = "SECONDS", default_value = "0")]
+    pub(super) drain_at_least_seconds: u64,
     /// Seconds that the engine may be out of order before systemd's watchdog is left to end the process; 0 leaves it to the engine
     #[arg(long, value_name = "SECONDS", default_value = "300")]
     pub(super) watchdog_engine_seconds: u64,

@@ -42,6 +42,7 @@ fn contradictions_stop_the_start_with_a_sentence() {
         sentence(&["--model", "default", "--model-path", "x.gguf"], &[]).contains("MODEL_PATH and MODEL")
     );
     assert!(sentence(&["--session-max-seconds", "10"], &[]).starts_with("SESSION_MAX_SECONDS"));
+    assert!(sentence(&["--drain-at-least-seconds", "31"], &[]).starts_with("DRAIN_SECONDS is less"));
     assert!(sentence(&["--max-tokens-per-request", "9999"], &[]).starts_with("MAX_TOKENS_PER_REQUEST"));
     assert!(sentence(&["--allowed-clients", "0x12"], &[key, test]).contains("0x12"));
     assert!(sentence(&["--allowed-origins", "*"], &[]).contains("ALLOWED_ORIGINS"));

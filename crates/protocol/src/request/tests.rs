@@ -15,6 +15,9 @@ fn anything_that_is_no_request_is_a_bare_prompt() {
         assert_eq!(turn(text), text);
     }
     assert_eq!(turn("{\"prompt\":\"hi\",\"stream\":true,\"thinking\":null}"), "hi");
+    assert!(PromptRequest::read(b"hi").unwrap().is_turn());
+    let whole = br#"{"messages":[{"role":"user","content":"a"}]}"#;
+    assert!(!PromptRequest::read(whole).unwrap().is_turn());
     // To embed is to ask for something, whatever is missing; to chat about nothing is to say so.
     assert_eq!(turn("{\"op\":\"chat\"}"), "{\"op\":\"chat\"}");
     assert_eq!(PromptRequest::read(b"{\"op\":\"embeddings\"}").unwrap_err(), RequestError::Invalid("prompt"));

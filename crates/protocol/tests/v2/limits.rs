@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use fabstir_protocol::v2::{
-    Answers, Direction, Flags, MAX_BODY, Opener, REKEY_BYTES, REKEY_RECORDS, RecordType, Requests, Sealer,
-    Shape, Sid,
+    Answers, Direction, Flags, MAX_BODY, MAX_FRAME_LEN, Opener, REKEY_BYTES, REKEY_RECORDS, RecordType,
+    Requests, Sealer, Shape, Sid,
 };
 use proptest::prelude::*;
 
@@ -17,6 +17,11 @@ use crate::{
 const SID: [u8; 16] = [5; 16];
 const KEY: [u8; 32] = [7; 32];
 const LARGEST_FRAME: usize = 2 + 12 + MAX_BODY + 16;
+
+#[test]
+fn the_largest_frame_is_the_largest_record() {
+    assert_eq!(MAX_FRAME_LEN, LARGEST_FRAME);
+}
 
 /// Both ends of a direction, and the key that both must have.
 struct Way {

@@ -369,7 +369,7 @@ fn a_fault_says_when_to_try_again_where_that_is_known() {
 #[test]
 fn a_shape_is_named_as_it_is_written() {
     for (shape, name) in [(Shape::Off, "off"), (Shape::Bucket, "bucket")] {
-        assert_eq!(shape.as_str(), name);
+        assert_eq!((shape.as_str(), shape.to_string().as_str()), (name, name));
         assert_eq!(serde_json::to_value(shape).unwrap(), name);
     }
 }

@@ -14,8 +14,11 @@ use crate::{admin::harmless, ledger::SessionLine};
 /// Rows of the parts that do not grow.
 const HEAD: u16 = 2;
 const GAUGES: u16 = 3;
-const MIDDLE: u16 = 7;
+const MIDDLE: u16 = 8;
 const FOOT: u16 = 1;
+/// Columns of the states and of the limits: names, and numbers of four digits. On 80 columns the speed has what it needs beside them.
+const STATES: u16 = 17;
+const LIMITS: u16 = 30;
 /// Sessions in a picture as text. The number of all of them stands above.
 const MOST_ROWS: u16 = 500;
 
@@ -38,8 +41,8 @@ impl Widget for &Desk {
         let [gauges, middle, sessions] = Layout::vertical(parts).areas(rest);
         self.head(head, buffer);
         self.gauges(gauges, buffer);
-        let halves = [Constraint::Percentage(50), Constraint::Percentage(25), Constraint::Percentage(25)];
-        let [tokens, states, limits] = Layout::horizontal(halves).areas(middle);
+        let columns = [Constraint::Fill(1), Constraint::Length(STATES), Constraint::Length(LIMITS)];
+        let [tokens, states, limits] = Layout::horizontal(columns).areas(middle);
         self.speed(tokens, buffer);
         self.states(states, buffer);
         self.limits(limits, buffer);
@@ -106,40 +109,33 @@ impl Desk {
         let block = Block::bordered().title(format!(" tokens/s, lately {} ", rate(TOKENS)));
         let inside = block.inner(area);
         block.render(area, buffer);
-        let [chart, times, bytes] =
-            Layout::vertical([Constraint::Min(1), Constraint::Length(1), Constraint::Length(1)])
-                .areas(inside);
+        let [chart, said] = Layout::vertical([Constraint::Min(1), Constraint::Length(4)]).areas(inside);
         let width = usize::from(chart.width);
         let mut newest: Vec<u64> = self.tokens().rev().take(width).collect();
         newest.reverse();
         Sparkline::default().data(newest).style(Style::new().fg(Color::Cyan)).render(chart, buffer);
         let below = |name, share| self.quantile(name, share).map_or_else(|| "-".to_owned(), seconds);
         let (first, gap) = ("fabstir_time_to_first_token_seconds", "fabstir_token_gap_seconds");
-        let said = format!(
-            "first token p50 {} p99 {}  gap p99 {}",
-            below(first, 0.5),
-            below(first, 0.99),
-            below(gap, 0.99)
-        );
-        Line::from(said).render(times, buffer);
         let (read, sent) = (rate("fabstir_received_bytes_total"), rate("fabstir_sent_bytes_total"));
-        Line::from(format!(
-            "bytes/s in {read} out {sent}  prompt tokens/s {}",
-            rate("fabstir_tokens_prefilled_total")
-        ))
-        .render(bytes, buffer);
+        let lines = [
+            format!("1st token p50 {} p99 {}", below(first, 0.5), below(first, 0.99)),
+            format!("token gap p99 {}", below(gap, 0.99)),
+            format!("prompt tokens/s {}", rate("fabstir_tokens_prefilled_total")),
+            format!("bytes/s in {read} out {sent}"),
+        ];
+        Paragraph::new(lines.map(Line::from).to_vec()).render(said, buffer);
     }
 
     fn states(&self, area: Rect, buffer: &mut Buffer) {
         let rows = self.newest().page.by("fabstir_sessions", "state");
-        let rows = rows.into_iter().map(|(state, count)| format!("{state:<10} {:>8}", number(whole(count))));
+        let rows = rows.into_iter().map(|(state, count)| format!("{state:<9} {:>5}", number(whole(count))));
         list(format!(" {} sessions ", self.newest().sessions.len()), rows, area, buffer);
     }
 
     fn limits(&self, area: Rect, buffer: &mut Buffer) {
         let rows = self.lately("fabstir_limits_hit_total", "limit");
         let rows = rows.into_iter().filter(|(_, count)| *count > 0.0);
-        let rows = rows.map(|(limit, count)| format!("{:>6}  {limit}", number(whole(count))));
+        let rows = rows.map(|(limit, count)| format!("{:>5} {limit}", number(whole(count))));
         list(" limits hit lately ".to_owned(), rows, area, buffer);
     }
 
@@ -259,7 +255,7 @@ mod tests {
             "tokens/s, lately 20",
             "1 of 4",
             "attached",
-            "200  inits",
+            "200 inits",
             "quiet",
             "busy\u{fffd}[2J",
             "1m30s",
@@ -270,6 +266,42 @@ mod tests {
         assert!(text.find("busy") < text.find("quiet"), "{text}");
         desk.misses("no node answers".to_owned());
         assert!(picture(&desk).contains("what is seen is old: no node answers"));
+    }
+
+    /// The size that terminals have: no number is cut, and no two limits look alike.
+    #[test]
+    fn what_is_counted_is_whole_on_eighty_columns() {
+        let look = |second, count: u64| {
+            let mut look = look(second, 1, count);
+            let page = format!(
+                "fabstir_sessions{{version=\"2\",state=\"attached\"}} {count}\n\
+                 fabstir_limits_hit_total{{limit=\"connections\"}} {count}\n\
+                 fabstir_limits_hit_total{{limit=\"connections_per_network\"}} {}\n\
+                 fabstir_tokens_prefilled_total {count}\nfabstir_received_bytes_total {}\nfabstir_sent_bytes_total {}\n",
+                2 * count,
+                12_345 * count,
+                23_456 * count
+            );
+            look.page = page.parse().unwrap();
+            look
+        };
+        let mut desk = Desk::new(look(0, 0));
+        desk.sees(look(1, 9_999));
+        let area = Rect::new(0, 0, 80, 24);
+        let mut buffer = Buffer::empty(area);
+        desk.render(area, &mut buffer);
+        let cells: Vec<_> = buffer.content().iter().map(ratatui::buffer::Cell::symbol).collect();
+        let text: Vec<_> = cells.chunks(80).map(<[&str]>::concat).collect();
+        let text = text.join("\n");
+        for said in [
+            "\u{2502}attached   9999\u{2502}",
+            "9999 connections   ",
+            "19k connections_per_net",
+            "prompt tokens/s 99",
+            "M out 23",
+        ] {
+            assert!(text.contains(said), "{said}:\n{text}");
+        }
     }
 
     /// A screen of any size is drawn, however small.
