@@ -65,6 +65,14 @@ for proxy in nginx caddy; do
 done
 if nft -c -f deploy/nftables.conf 2>"$work/nft"; then
     check "nftables takes the example" true
+    # In a network of its own: what is loaded again stands once, and who is kept out is so before anything is let in.
+    rules() { unshare -n sh -c 'for _ in 1 2; do nft -f deploy/nftables.conf || exit; done; nft list chain inet fabstir input'; }
+    if listed=$(rules 2>"$work/nft"); then
+        check "loaded again it stands once" '[ "$(grep -c "ct state established" <<<"$listed")" = 1 ]'
+        check "who is kept out loses what is open" '[ "$(grep -n "saddr @out4" <<<"$listed" | cut -d: -f1)" -lt "$(grep -n "ct state established" <<<"$listed" | cut -d: -f1)" ]'
+    else
+        echo "not checked, there can be no network of its own here: $(head -1 "$work/nft")"
+    fi
 else
     # Without the right to speak to the kernel's firewall it cannot even be checked.
     grep -q "Operation not permitted" "$work/nft" && echo "not checked, nft may not speak to the kernel here: deploy/nftables.conf" || check "nftables takes the example: $(cat "$work/nft")" false
