@@ -40,14 +40,21 @@ trap 'clean; rm -rf "$work"' EXIT
 try=$(buildah from "$name:$version")
 trap 'clean; buildah rm "$try" >/dev/null 2>&1 || true; rm -rf "$work"' EXIT
 asked=$(buildah run "$try" -- /usr/bin/fabstir-llm-node --version)
-[ "$asked" = "fabstir-llm-node $version" ] || fail "the image says $asked"
+passed=0
+check() { # WHAT TRUE-OR-NOT...
+    local what=$1
+    shift
+    "$@" || fail "$what"
+    passed=$((passed + 1))
+}
+check "the image says $asked" [ "$asked" = "fabstir-llm-node $version" ]
 buildah run --user 10001:10001 "$try" -- /usr/bin/fabstir-llm-node --engine echo --log-format text --listen-addr 127.0.0.1:0 --metrics-listen 127.0.0.1:0 >"$work/log" 2>&1 &
 running=$!
 trap 'kill "$running" 2>/dev/null || true; clean; buildah rm "$try" >/dev/null 2>&1 || true; rm -rf "$work"' EXIT
-until_listens "$running" "$work/log"
-curl -fsS "http://$address/health" | grep -q '"ok"' || fail "the node in the image does not answer"
+check "the node in the image does not start" until_listens "$running" "$work/log"
+check "the node in the image does not answer" grep -q '"ok"' <<<"$(curl -fsS "http://$address/health")"
 owner=$(stat -c %u "/proc/$(pgrep -n -f 'fabstir-llm-node --engine echo --log-format text --listen-addr 127.0.0.1:0 --metrics-listen 127.0.0.1:0')")
-[ "$owner" = 10001 ] || fail "the node in the image runs as $owner"
+check "the node in the image runs as $owner" [ "$owner" = 10001 ]
 buildah run --user 10001:10001 "$try" -- /usr/bin/fabstir-llm-node drain --wait >/dev/null 2>&1 || kill -TERM "$running" 2>/dev/null || true
 wait "$running" 2>/dev/null || true
 
@@ -55,4 +62,4 @@ mkdir -p target/image
 rm -f "target/image/$name-$version.tar"
 buildah push --quiet "$name:$version" "oci-archive:target/image/$name-$version.tar:$name:$version"
 ls -l "target/image/$name-$version.tar"
-echo "4 passed, 0 failed"
+echo "$passed passed, 0 failed"

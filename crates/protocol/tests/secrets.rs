@@ -124,6 +124,7 @@ fn the_debug_of_a_session_is_what_may_be_known() {
     let recipe = Recipe::new(Make::GuideTypescript, "debug");
     let session = established(&recipe).session;
     assert_eq!(format!("{session:?}"), "Session { opened: 0, .. }");
+    assert!(session.memory_usage() >= size_of::<Session>(), "what it weighs may be known too");
     let answer = session.answer();
     assert_eq!(format!("{answer:?}"), "AnswerSealer { next: Some(Index(0)), .. }");
     let key = SessionKey::take(&mut fixed("client's")).unwrap();
