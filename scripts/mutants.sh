@@ -45,7 +45,8 @@ if python3 scripts/mutants-page.py --has "$part" --commit "$commit"; then
     exit 0
 fi
 
-# A copy of what git would commit, changed where it lies: the next part finds what this one has built.
+# A copy of what git would commit, changed where it lies: the next part finds what this one has built. Dated now: the last
+# mutant was built after the files that git has, and would be taken for them.
 tree=$work/tree-$lane out=$work/$commit-${part/\//of}
 export CARGO_TARGET_DIR=$work/build-$lane
 mkdir -p "$work"
@@ -53,7 +54,7 @@ exec 9>"$work/lane-$lane"
 flock --nonblock 9 || fail "lane $lane is at work already: take another with LANE"
 rm -rf "$tree" "$out"
 mkdir -p "$tree" "$out"
-git ls-files -z --cached --others --exclude-standard | tar --create --null --files-from=- --ignore-failed-read | tar --extract --directory "$tree"
+git ls-files -z --cached --others --exclude-standard | tar --create --null --files-from=- --ignore-failed-read | tar --extract --touch --directory "$tree"
 # What is built for each mutant is built whole: these tests alone, in one binary.
 protocol=$tree/crates/protocol
 sed -i 's/^\[package\]$/&\nautotests = false/; s/^name = "schema"$/name = "mutants"/' "$protocol/Cargo.toml"
