@@ -50,6 +50,21 @@ impl Command {
             Some(Self::Here(_) | Self::Admin(_)) | None => None,
         }
     }
+
+    /// What a node that runs was asked, and where, where that is all that can be read: a slip in the settings that it does
+    /// not run with yet must not take its desk away.
+    #[must_use]
+    pub fn whatever_is_set(
+        argv: impl IntoIterator<Item = OsString>,
+        set: &dyn Fn(&str) -> Option<String>,
+    ) -> Option<(AdminCommand, Option<PathBuf>)> {
+        let socket = |name: &str| set(name).filter(|_| name == "ADMIN_SOCKET");
+        let mut settings = Settings::read(argv, &Layers::environment(&socket)).ok()?;
+        match settings.args.take_command() {
+            Some(Self::Admin(command)) => Some((command, settings.args.admin_socket().map(Path::to_owned))),
+            Some(Self::Here(_) | Self::Manual(_)) | None => None,
+        }
+    }
 }
 
 /// Writes completions or man pages of this program.

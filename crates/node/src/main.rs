@@ -77,6 +77,18 @@ fn sentence(error: &anyhow::Error) -> String {
     })
 }
 
+/// Settings cannot be read: a node that runs can be asked all the same, and nothing else can be done.
+async fn ask_anyway(error: SettingsError, set: &impl Fn(&str) -> Option<String>) -> anyhow::Result<()> {
+    match (Command::whatever_is_set(std::env::args_os(), set), error) {
+        (Some((command, socket)), error) => {
+            writeln!(std::io::stderr(), "warning: {}", error.to_string().trim_end())?;
+            command.run(socket.as_deref()).await
+        }
+        (None, SettingsError::Usage(error)) => error.exit(),
+        (None, error) => Err(error.into()),
+    }
+}
+
 /// How long work that blocks may take once everything else has ended.
 const LAST_MOMENT: Duration = Duration::from_secs(2);
 
@@ -100,8 +112,8 @@ async fn serve(key: Option<Secret>) -> anyhow::Result<()> {
     let layers =
         Layers::environment(&set).with_env_file(&env_file).with_default_file(Path::new(DEFAULT_FILE));
     let mut settings = match Settings::read(std::env::args_os(), &layers) {
-        Err(SettingsError::Usage(error)) => error.exit(),
-        settings => settings?,
+        Ok(settings) => settings,
+        Err(error) => return ask_anyway(error, &set).await,
     };
     let variables: Vec<String> = std::env::vars_os().map(|(name, _)| text(name)).collect();
     let strays = settings.strays(variables.iter().map(String::as_str).chain(env_file.names()));

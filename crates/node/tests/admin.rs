@@ -167,6 +167,31 @@ fn a_reload_says_what_was_read_again() {
     node.node.said.wait_for("There is nothing to read again");
 }
 
+/// What the running node does not know of yet keeps nobody from asking it.
+#[test]
+fn a_slip_in_the_settings_leaves_the_operator_a_way_to_the_node() {
+    let node = Administered::start(&[]);
+    let file = node.socket.with_file_name("node.toml");
+    fs::write(&file, "max_sesions = 5\n").unwrap();
+    let asked = |words: &[&str]| {
+        let mut command = Command::new(BINARY);
+        command
+            .args(words)
+            .env_clear()
+            .env("ADMIN_SOCKET", &node.socket)
+            .env("CONFIG_FILE", &file)
+            .output()
+            .unwrap()
+    };
+    let status = asked(&["status"]);
+    assert!(status.status.success(), "{status:?}");
+    assert!(String::from_utf8_lossy(&status.stdout).contains("serving"), "{status:?}");
+    assert!(String::from_utf8_lossy(&status.stderr).contains("max_sesions"), "{status:?}");
+    // What is done with the settings themselves is not done with half of them.
+    assert!(!asked(&["config", "check"]).status.success());
+    assert!(!asked(&["stattus"]).status.success());
+}
+
 #[test]
 fn nobody_else_may_ask() {
     let node = Administered::start(&[]);
