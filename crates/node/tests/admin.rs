@@ -172,7 +172,7 @@ fn a_reload_says_what_was_read_again() {
 fn a_slip_in_the_settings_leaves_the_operator_a_way_to_the_node() {
     let node = Administered::start(&[]);
     let file = node.socket.with_file_name("node.toml");
-    fs::write(&file, "max_sesions = 5\n").unwrap();
+    fs::write(&file, "max_session = 5\n").unwrap();
     let asked = |words: &[&str]| {
         let mut command = Command::new(BINARY);
         command
@@ -186,10 +186,10 @@ fn a_slip_in_the_settings_leaves_the_operator_a_way_to_the_node() {
     let status = asked(&["status"]);
     assert!(status.status.success(), "{status:?}");
     assert!(String::from_utf8_lossy(&status.stdout).contains("serving"), "{status:?}");
-    assert!(String::from_utf8_lossy(&status.stderr).contains("max_sesions"), "{status:?}");
+    assert!(String::from_utf8_lossy(&status.stderr).contains("max_session"), "{status:?}");
     // What is done with the settings themselves is not done with half of them.
     assert!(!asked(&["config", "check"]).status.success());
-    assert!(!asked(&["stattus"]).status.success());
+    assert!(!asked(&["statuses"]).status.success());
 }
 
 #[test]

@@ -226,6 +226,8 @@ fn who_waits_for_an_answer_is_printed_by_name_alone() {
     let (node, client) = (Node::new(), Client::new());
     let (m1, waiting) = AwaitingM2::<AwsLc>::start(&node.verified(), &mut rng()).unwrap();
     assert_eq!(format!("{waiting:?}"), "AwaitingM2(..)");
+    let hint = M1::read(&m1).unwrap().hint;
+    assert_eq!(format!("{hint:?}"), format!("Hint({})", const_hex::encode(hint.as_bytes())));
     let opened = M1::read(&m1).unwrap().open(&node.channel, &node.prologue()).unwrap();
     assert!(format!("{opened:?}").starts_with("OpenedM1"), "{opened:?}");
     let (ours, theirs) = channels(&node, &client.identity(&node), &hello());
