@@ -67,7 +67,9 @@ def table(results, reasons):
     caught = judged - counts["survived"]
     harmless = sum(1 for name in survivors if name in reasons)
     lines = [HEAD.format(tool=results["tool"]), ""]
-    share = ", ".join(f"{part}" for part in sorted(results["parts"]))
+    parts = sorted(results["parts"], key=lambda part: [int(number) for number in part.split("/")[::-1]])
+    whole = len(parts) == int(parts[0].split("/")[1])
+    share = f"all {len(parts)}" if whole else ", ".join(parts)
     lines.append(
         f"At commit {results['commit']} of crates/protocol, {results['date']}; parts run: {share} "
         "(`PART=3/40 make mutants` is every fortieth from the third, over all files).\n"
