@@ -20,6 +20,9 @@ does less of everything, with a debug build, and gives what must not take long t
 
 A row is **kept** only if every figure meets its goal *and* every control was caught: the same check with a fault put in, or
 with the defence off. Figures without a goal are measured and said.
+
+What the tests themselves are worth is measured apart: docs/mutants.md (which changes of the protocol they notice) and
+docs/coverage.md (which lines they run).
 ";
 
 pub(crate) fn of(results: &Results) -> anyhow::Result<String> {
