@@ -372,3 +372,17 @@ fn completions_and_man_pages_need_no_setting() {
         assert!(output.status.success() && !output.stdout.is_empty(), "{words:?}: {output:?}");
     }
 }
+
+/// Nothing is said to be in order that was not looked at: a key that the service alone is handed.
+#[test]
+fn a_check_that_has_seen_no_key_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let warned = |env: &[(&str, &str)]| {
+        let output = call(dir.path(), env, &["config", "check"]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        told(&output).1.contains("no identity key is set here")
+    };
+    assert!(warned(&[("ENGINE", "echo")]));
+    let key = format!("0x{}", "5a".repeat(32));
+    assert!(!warned(&[("ENGINE", "echo"), ("HOST_PRIVATE_KEY", &key)]));
+}

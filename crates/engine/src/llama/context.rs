@@ -229,10 +229,24 @@ fn available_memory() -> u64 {
     let Ok(mut system) = System::new() else { return u64::MAX };
     system.refresh_memory();
     let cgroup = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
-    // No machine has none: /proc/meminfo is hidden, as by systemd's ProcSubset=pid.
-    let machine = Some(system.available_memory()).filter(|bytes| *bytes > 0).unwrap_or_else(|| {
+    usable(system.available_memory(), cgroup)
+}
+
+/// The less of the two. No machine has none: then /proc/meminfo is hidden, as by systemd's ProcSubset=pid.
+fn usable(machine: u64, cgroup: u64) -> u64 {
+    if machine == 0 {
         tracing::warn!("how much memory is free cannot be read (/proc/meminfo): set MAX_SEQUENCES");
-        u64::MAX
-    });
+        return cgroup;
+    }
     machine.min(cgroup)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_cannot_be_read_is_not_memory_that_is_gone() {
+        assert_eq!([usable(5, 7), usable(9, 7), usable(0, 7), usable(0, u64::MAX)], [5, 7, 7, u64::MAX]);
+    }
 }
